@@ -1,0 +1,138 @@
+# The two helpers of the build: a folder of src/ is one library (fathom_library), and every
+# *_test.cc beside the code is part of that folder's one test program. Files are found by glob, so a
+# test that nobody registered cannot exist.
+
+set(CMAKE_CXX_STANDARD 20)
+set(CMAKE_CXX_STANDARD_REQUIRED ON)
+set(CMAKE_CXX_EXTENSIONS OFF)
+set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
+if(NOT CMAKE_BUILD_TYPE)
+  set(CMAKE_BUILD_TYPE Release)
+endif()
+# Checks stay on in every build type (they are ours, not assert's); -O3 only where kernels ask for it.
+set(CMAKE_CXX_FLAGS_RELEASE "-O2")
+set(CMAKE_CXX_FLAGS_RELWITHDEBINFO "-O1 -g")
+
+find_program(FATHOM_CCACHE ccache)
+if(FATHOM_CCACHE)
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${FATHOM_CCACHE})
+endif()
+
+find_package(Threads REQUIRED)
+find_package(fmt REQUIRED)
+find_package(PkgConfig REQUIRED)
+pkg_check_modules(nlohmann_json REQUIRED IMPORTED_TARGET nlohmann_json)
+
+# Flags that every target of ours gets. Contraction of a*b+c into one rounding is off: with it the
+# same source gives other bits under another compiler; kernels write their FMAs out.
+add_library(fathom_flags INTERFACE)
+target_compile_options(fathom_flags INTERFACE -Wall -Wextra -Wno-missing-field-initializers -Wno-psabi
+                                              -ffp-contract=off -fno-math-errno)
+if(FATHOM_WERROR)
+  target_compile_options(fathom_flags INTERFACE -Werror)
+endif()
+if(FATHOM_SANITIZE)
+  target_compile_options(fathom_flags INTERFACE -fsanitize=${FATHOM_SANITIZE} -fno-sanitize-recover=all
+                                                -fno-omit-frame-pointer)
+  target_link_options(fathom_flags INTERFACE -fsanitize=${FATHOM_SANITIZE})
+endif()
+if(FATHOM_FUZZ)
+  target_compile_options(fathom_flags INTERFACE -fsanitize=fuzzer-no-link)
+endif()
+
+if(FATHOM_TESTS)
+  enable_testing()
+  find_package(GTest REQUIRED)
+  include(GoogleTest)
+  add_library(fathom_test_pch STATIC ${CMAKE_SOURCE_DIR}/cmake/test_pch.cc)
+  target_link_libraries(fathom_test_pch PUBLIC fathom_flags GTest::gtest_main fmt::fmt)
+  target_precompile_headers(fathom_test_pch PUBLIC <gtest/gtest.h> <vector> <string> <cmath>)
+endif()
+
+# One test program; its tests are found at test time. Golden files are found below tests/golden.
+function(fathom_test name)
+  cmake_parse_arguments(arg "" "" "SOURCES;LINK" ${ARGN})
+  add_executable(${name} ${arg_SOURCES})
+  target_link_libraries(${name} PRIVATE ${arg_LINK} fathom_flags fathom_test_pch)
+  target_precompile_headers(${name} REUSE_FROM fathom_test_pch)
+  target_include_directories(${name} PRIVATE ${CMAKE_SOURCE_DIR}/src ${CMAKE_SOURCE_DIR})
+  target_compile_definitions(${name} PRIVATE
+    FATHOM_SOURCE_DIR="${CMAKE_SOURCE_DIR}" FATHOM_GOLDEN_DIR="${CMAKE_SOURCE_DIR}/tests/golden"
+    FATHOM_BINARY_DIR="${CMAKE_BINARY_DIR}")
+  gtest_discover_tests(${name} DISCOVERY_MODE PRE_TEST TEST_PREFIX "${name}." PROPERTIES TIMEOUT 600)
+endfunction()
+
+# The library fathom_<name> of src/<name>, and its test program from the *_test.cc files. Files named
+# *_avx2.cc, *_avx512.cc and *_avx512bf16.cc are compiled for that instruction set, alone.
+function(fathom_library name)
+  cmake_parse_arguments(arg "" "" "LINK;LINK_PRIVATE" ${ARGN})
+  file(GLOB_RECURSE all CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/${name}/*.cc)
+  set(tests ${all})
+  list(FILTER tests INCLUDE REGEX "_test\\.cc$")
+  set(sources ${all})
+  list(FILTER sources EXCLUDE REGEX "_(test|fuzz)\\.cc$")
+  if(NOT sources)
+    return()
+  endif()
+  add_library(fathom_${name} STATIC ${sources})
+  target_include_directories(fathom_${name} PUBLIC ${CMAKE_SOURCE_DIR}/src)
+  target_link_libraries(fathom_${name} PUBLIC ${arg_LINK} PRIVATE fathom_flags ${arg_LINK_PRIVATE})
+  foreach(source ${sources})
+    if(source MATCHES "_avx2\\.cc$")
+      set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS "-O3;-mavx2;-mfma;-mf16c")
+    elseif(source MATCHES "_avx512bf16\\.cc$")
+      set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS
+        "-O3;-mavx2;-mfma;-mf16c;-mavx512f;-mavx512bw;-mavx512dq;-mavx512vl;-mavx512bf16;-mprefer-vector-width=512")
+    elseif(source MATCHES "_avx512\\.cc$")
+      set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS
+        "-O3;-mavx2;-mfma;-mf16c;-mavx512f;-mavx512bw;-mavx512dq;-mavx512vl;-mprefer-vector-width=512")
+    endif()
+  endforeach()
+  if(FATHOM_TESTS AND tests)
+    fathom_test(${name}_test SOURCES ${tests} LINK fathom_${name})
+  endif()
+  if(FATHOM_FUZZ)
+    set(fuzzers ${all})
+    list(FILTER fuzzers INCLUDE REGEX "_fuzz\\.cc$")
+    foreach(fuzzer ${fuzzers})
+      get_filename_component(stem ${fuzzer} NAME_WE)
+      add_executable(${stem} ${fuzzer})
+      target_link_libraries(${stem} PRIVATE fathom_${name} fathom_flags)
+      target_link_options(${stem} PRIVATE -fsanitize=fuzzer)
+    endforeach()
+  endif()
+endfunction()
+
+# The program: every file of src/<folder>.
+function(fathom_program name folder)
+  cmake_parse_arguments(arg "" "" "LINK" ${ARGN})
+  file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/${folder}/*.cc)
+  if(NOT sources)
+    return()
+  endif()
+  add_executable(${name} ${sources})
+  target_link_libraries(${name} PRIVATE ${arg_LINK} fathom_flags)
+  set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR})
+endfunction()
+
+# Tests across modules: each tests/NAME_test.cc is its own program, linked against everything.
+function(fathom_test_folder folder)
+  file(GLOB tests CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/${folder}/*_test.cc)
+  foreach(test ${tests})
+    get_filename_component(stem ${test} NAME_WE)
+    fathom_test(${stem} SOURCES ${test} LINK fathom_post)
+    if(TARGET fathom)
+      add_dependencies(${stem} fathom)
+    endif()
+  endforeach()
+endfunction()
+
+# Benchmarks: each bench/NAME.cc is a program.
+function(fathom_bench_folder folder)
+  file(GLOB benches CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/${folder}/*.cc)
+  foreach(bench ${benches})
+    get_filename_component(stem ${bench} NAME_WE)
+    add_executable(bench_${stem} EXCLUDE_FROM_ALL ${bench})
+    target_link_libraries(bench_${stem} PRIVATE fathom_post fathom_flags)
+  endforeach()
+endfunction()

@@ -1,0 +1,7 @@
+#pragma once
+
+#include <nlohmann/json_fwd.hpp>
+
+namespace fathom {
+using Json = nlohmann::ordered_json;
+}  // namespace fathom

@@ -1,0 +1,46 @@
+// What a computation is given: threads, the instruction-set level, scratch memory, an observer. Passed
+// down by reference; there are no globals, so models of different precision live in one process.
+#pragma once
+
+#include <memory>
+#include <string_view>
+#include <vector>
+
+#include "core/arena.h"
+#include "runtime/cpu.h"
+#include "runtime/thread_pool.h"
+
+namespace fathom {
+
+// Sees named tensors as they are computed (`fathom logits --dump`, tests, the first-bad-tensor search).
+class Observer {
+ public:
+  virtual ~Observer() = default;
+  virtual void observe(std::string_view tensor_name, int layer_idx, const TensorView& value) = 0;
+};
+
+class Context {
+ public:
+  // num_threads 0: one per usable processor.
+  explicit Context(int num_threads = 0, IsaLevel isa = choose_isa_level());
+
+  ThreadPool& threads() { return pool_; }
+  IsaLevel isa() const { return isa_; }
+  // The stack of temporaries of the calling (main) thread.
+  Scratch& scratch() { return scratch_; }
+  // The stack of temporaries of one pool thread, for use inside a parallel loop.
+  Scratch& thread_scratch(int thread_idx) { return thread_scratch_[static_cast<size_t>(thread_idx)]; }
+
+  Observer* observer = nullptr;  // not owned
+  void observe(std::string_view tensor_name, int layer_idx, const TensorView& value) {
+    if (observer != nullptr) observer->observe(tensor_name, layer_idx, value);
+  }
+
+ private:
+  ThreadPool pool_;
+  IsaLevel isa_;
+  Scratch scratch_;
+  std::vector<Scratch> thread_scratch_;
+};
+
+}  // namespace fathom
