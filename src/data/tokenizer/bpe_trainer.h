@@ -1,0 +1,34 @@
+// Learns a byte-level BPE vocabulary from documents. The result is a function of the documents (not of their
+// order) and the configuration alone: never of the number of threads.
+//
+// Ids: the 256 bytes in order, then one token per merge in the order learnt, then the special tokens
+// as added tokens. Each step merges the pair with the highest count; of equal counts the one with the
+// smallest left id, then the smallest right id.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "data/tokenizer/tokenizer.h"
+#include "runtime/thread_pool.h"
+
+namespace fathom {
+
+struct BpeTrainConfig {
+  int64_t vocab_size = 4096;  // special tokens included; fewer come out when the text has no more pairs
+  int64_t min_pair_count = 2;
+  std::vector<std::string> split_patterns = deepseek_split_patterns();
+  // Appended in this order; the default is the list of special_token_names().
+  std::vector<AddedToken> added = default_added_tokens();
+
+  static std::vector<AddedToken> default_added_tokens();
+};
+
+// `threads` may be null: one thread.
+Tokenizer train_bpe(std::span<const std::string_view> documents, const BpeTrainConfig& config,
+                    ThreadPool* threads = nullptr);
+
+}  // namespace fathom
