@@ -22,6 +22,8 @@ find_package(Threads REQUIRED)
 find_package(fmt REQUIRED)
 find_package(PkgConfig REQUIRED)
 pkg_check_modules(nlohmann_json REQUIRED IMPORTED_TARGET nlohmann_json)
+pkg_check_modules(pcre2 REQUIRED IMPORTED_TARGET libpcre2-8)
+pkg_check_modules(zlib REQUIRED IMPORTED_TARGET zlib)
 
 # Flags that every target of ours gets. Contraction of a*b+c into one rounding is off: with it the
 # same source gives other bits under another compiler; kernels write their FMAs out.
@@ -70,8 +72,10 @@ function(fathom_library name)
   set(tests ${all})
   list(FILTER tests INCLUDE REGEX "_test\\.cc$")
   set(sources ${all})
-  list(FILTER sources EXCLUDE REGEX "_(test|fuzz)\\.cc$")
+  list(FILTER sources EXCLUDE REGEX "(_(test|fuzz)|/main)\\.cc$")
   if(NOT sources)
+    add_library(fathom_${name} INTERFACE)  # a folder of headers still carries its links
+    target_link_libraries(fathom_${name} INTERFACE ${arg_LINK})
     return()
   endif()
   add_library(fathom_${name} STATIC ${sources})
@@ -103,15 +107,10 @@ function(fathom_library name)
   endif()
 endfunction()
 
-# The program: every file of src/<folder>.
+# The program: src/<folder>/main.cc over the library of that folder.
 function(fathom_program name folder)
-  cmake_parse_arguments(arg "" "" "LINK" ${ARGN})
-  file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/${folder}/*.cc)
-  if(NOT sources)
-    return()
-  endif()
-  add_executable(${name} ${sources})
-  target_link_libraries(${name} PRIVATE ${arg_LINK} fathom_flags)
+  add_executable(${name} ${CMAKE_SOURCE_DIR}/src/${folder}/main.cc)
+  target_link_libraries(${name} PRIVATE fathom_${folder} fathom_flags)
   set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR})
 endfunction()
 
