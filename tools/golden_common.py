@@ -297,11 +297,16 @@ def write_json(path, value):
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def write_tensors(path, tensors, metadata=None):
-    """safetensors with floating point stored as fp32 (unless 16 or 8 bit already), in name order."""
+def write_tensors(path, tensors, facts=None):
+    """safetensors with floating point stored as fp32 (unless 16 or 8 bit already).
+
+    `facts` (seed, margins ...) become one metadata string: with several metadata keys the library
+    writes them in a random order, and the file would differ from run to run.
+    """
     stored = {}
     for name, tensor in sorted(tensors.items()):
         tensor = tensor.detach()
         stored[name] = (tensor.float() if tensor.dtype == torch.float64 else tensor).contiguous().clone()
-    save_file(stored, str(path), metadata={"format": "pt"} | (metadata or {}))
+    metadata = {"format": "pt"} if facts is None else {"facts": ", ".join(f"{k} {v}" for k, v in facts.items())}
+    save_file(stored, str(path), metadata=metadata)
     path.chmod(0o644)

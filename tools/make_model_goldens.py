@@ -6,7 +6,7 @@ Each of tests/golden/models/NAME/ gets
   golden.safetensors   tokens int64 [B,S]; logits [B,S,V]; loss []; grad.<name> of that mean
                        next-token loss for every parameter; prompt int64 [1,P] and generated
                        int64 [1,200], its greedy continuation. fp32, computed in float64.
-Metadata of golden.safetensors: float32 noise of transformers itself (greatest absolute difference of
+Metadata of golden.safetensors (one string, "facts"): float32 noise of transformers itself (greatest absolute difference of
 logits, greatest difference of a gradient relative to its tensor's greatest element), the smallest
 margin of any router decision and of any greedy choice. Seeds are searched until both margins are
 comfortably above that noise, so that a float32 implementation must route and choose alike.
@@ -152,9 +152,9 @@ def make(name, config, as_transformers_writes):
     tensors = {"tokens": tokens, "logits": logits, "loss": loss, "prompt": prompt, "generated": generated}
     tensors |= {f"grad.{n}": g for n, g in gradients.items()}
     write_tensors(folder / "golden.safetensors", tensors, {
-        "seed": str(seed), "float32_logit_noise": f"{logit_noise:.2e}",
+        "seed": seed, "float32_logit_noise": f"{logit_noise:.2e}",
         "float32_gradient_noise": f"{gradient_noise:.2e}", "router_margin": f"{router:.2e}",
-        "argmax_margin": f"{argmax:.2e}", "distinct_generated": str(generated.unique().numel())})
+        "argmax_margin": f"{argmax:.2e}", "distinct_generated": generated.unique().numel()})
 
     # What lies on disk is what was computed.
     _, model_class = CLASSES[config["model_type"]]

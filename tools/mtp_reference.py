@@ -9,7 +9,7 @@ tests/golden/models/{mtp_d1,mtp_d2,mtp_d1_prenorm,balance_v3,balance_v2,v3_layer
   golden.safetensors   tokens int64 [B,S], logits [B,S,V], mtp_logits_k [B,S-k,V] (row i predicts token
                        i+1+k), mtp_weight, balance_weight, loss_main, loss_mtp, loss_mtp_k,
                        loss_balance, loss, grad.<name> of `loss`
-                       (metadata: mtp_hidden = post_norm | pre_norm)
+                       mtp_pre_norm int64 [], 1 if the modules take the hidden before model.norm
 
 Definitions, with S given tokens, D depths, 0-based positions:
   module k runs on positions i = 0..S-1-k with the embedding of token i+k and the hidden of position i:
@@ -190,6 +190,7 @@ class Reference:
         out["loss"] = out["loss_main"] + out["loss_mtp"] + out["loss_balance"]
         out["mtp_weight"] = torch.tensor(mtp_weight, dtype=torch.float64)
         out["balance_weight"] = torch.tensor(balance_weight, dtype=torch.float64)
+        out["mtp_pre_norm"] = torch.tensor(int(mtp_hidden == "pre_norm"))
         return out
 
 
@@ -313,7 +314,7 @@ def make(name, config, mtp_hidden, mtp_weight, balance_weight, batch=3, length=2
     write_json(folder / "config.json", config)
     write_tensors(folder / "model.safetensors", state)
     write_tensors(folder / "golden.safetensors", {"tokens": tokens} | out | gradients, {
-        "seed": str(seed), "mtp_hidden": mtp_hidden, "router_margin": f"{reference.margin:.2e}"})
+        "seed": seed, "router_margin": f"{reference.margin:.2e}"})
     print(f"{name:15s} seed {seed:3d} {sum(t.numel() for t in state.values()):6d} stored values  "
           f"margin {reference.margin:.1e}  " +
           "  ".join(f"{n} {out[n].item():.6f}" for n in ("loss", "loss_main", "loss_mtp", "loss_balance")))
