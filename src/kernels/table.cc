@@ -2,6 +2,7 @@
 // checks; the reference supports everything those let through.
 #include "kernels/table.h"
 
+#include "kernels/cpu/matmul.h"
 #include "kernels/ref/ref.h"
 
 namespace fathom {
@@ -23,6 +24,9 @@ constexpr KernelEntry<Params> reference(void (*run)(Context&, const Params&)) {
 
 template <> std::span<const KernelEntry<GemmParams>> kernel_entries() {
   static constexpr KernelEntry<GemmParams> kEntries[] = {
+      {"avx512bf16", IsaLevel::kAvx512Bf16, cpu::gemm_bf16_supports, cpu::gemm_avx512bf16},
+      {"avx512", IsaLevel::kAvx512, cpu::gemm_supports, cpu::gemm_avx512},
+      {"avx2", IsaLevel::kAvx2, cpu::gemm_supports, cpu::gemm_avx2},
       reference<GemmParams>(ref::gemm),
   };
   return kEntries;
@@ -30,6 +34,9 @@ template <> std::span<const KernelEntry<GemmParams>> kernel_entries() {
 
 template <> std::span<const KernelEntry<GroupedGemmParams>> kernel_entries() {
   static constexpr KernelEntry<GroupedGemmParams> kEntries[] = {
+      {"avx512bf16", IsaLevel::kAvx512Bf16, cpu::grouped_gemm_bf16_supports, cpu::grouped_gemm_avx512bf16},
+      {"avx512", IsaLevel::kAvx512, cpu::grouped_gemm_supports, cpu::grouped_gemm_avx512},
+      {"avx2", IsaLevel::kAvx2, cpu::grouped_gemm_supports, cpu::grouped_gemm_avx2},
       reference<GroupedGemmParams>(ref::grouped_gemm),
   };
   return kEntries;
