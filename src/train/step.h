@@ -1,0 +1,89 @@
+// One training step over any number of micro-batches: gradients, norm, update, bias update, average.
+// Losses are normalised over the labels of the whole step and the balance loss over its rows, so how
+// rows are cut into micro-batches changes nothing but fp32 rounding; the number of threads changes
+// nothing at all. After the first call a step allocates nothing.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "core/config.h"
+#include "data/loader/loader.h"
+#include "model/model.h"
+#include "model/training_pass.h"
+#include "train/optimizer.h"
+#include "train/schedule.h"
+
+namespace fathom {
+
+struct BalanceConfig {
+  std::string mode = "bias";      // bias, sequence_loss, batch_loss (report section 4.5.3); sequence and batch
+                                  // also keep the loss, without moving the bias
+  bool centred_update = false;
+  bool from_routing = false;      // f counts the routing taken instead of the unbiased top-k (SPEC U3)
+};
+void visit_fields(BalanceConfig& c, ConfigFields& f);
+
+struct StepConfig {
+  std::string precision = "bf16";  // bf16, fp32, fp64
+  int64_t context = 256;
+  int64_t micro_batch_rows = 4;
+  double average_decay = 0.999;   // of the moving average of the weights; 0: none
+  OptimizerConfig optimizer;
+  BalanceConfig balance;
+};
+
+// Means over the step.
+struct StepResult {
+  double loss = 0;          // cross-entropy of the next token
+  double mtp_loss = 0;      // mean over MTP depths
+  double balance_loss = 0;  // sum over layers, mean over rows, without alpha
+  double total_loss = 0;    // loss + lambda * mtp_loss + alpha * balance_loss
+  double grad_norm = 0;     // before clipping
+  double max_violation = 0;  // of the worst layer
+  int64_t num_labels = 0;
+  int64_t num_rows = 0;
+};
+
+class TrainStep {
+ public:
+  // Weights are initialised from `seed`.
+  TrainStep(Context& ctx, const ModelConfig& model, const StepConfig& config, uint64_t seed);
+
+  // Step `step` (from 0) with what the schedule says. NonFiniteError before anything is updated.
+  StepResult run(const Batch& batch, const StepPlan& plan, int64_t step);
+  // The first half of run(): losses and gradients; and the second.
+  StepResult accumulate(const Batch& batch, const StepPlan& plan);
+  void update(const StepPlan& plan, int64_t step, StepResult& result);
+  // Losses without gradients; expert_counts() are those of this call.
+  StepResult evaluate(const Batch& batch, int64_t num_rows);
+
+  const Model& model() const { return model_; }
+  ParameterSet& master() { return master_; }
+  ParameterSet& gradients() { return gradients_; }
+  Optimizer& optimizer() { return optimizer_; }
+  // The moving average; null when there is none.
+  ParameterSet* average() { return average_.get(); }
+  // Tokens that each routed expert got in the last step: [moe layers, E] in the order of moe_layers().
+  const std::vector<int64_t>& expert_counts() const { return expert_counts_; }
+  // After writing into master(): the compute copy from it.
+  void refresh_weights();
+
+ private:
+  TokenBatch micro_batch(const Batch& batch, int64_t first_row, int64_t num_rows) const;
+  [[noreturn]] void report_non_finite_loss(const TokenBatch& rows, int64_t first_row, double loss);
+
+  Context& ctx_;
+  StepConfig config_;
+  Model model_;
+  TrainingPass pass_;
+  ParameterSet master_;
+  ParameterSet gradients_;
+  Optimizer optimizer_;
+  std::unique_ptr<ParameterSet> average_;
+  std::vector<int64_t> expert_counts_;
+  std::vector<int64_t> moe_layers_;
+};
+
+}  // namespace fathom

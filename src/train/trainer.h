@@ -1,0 +1,128 @@
+// A training run: loader, schedule, step, log and checkpoints put together. The same class trains under
+// `fathom train`, in the demo and in tests.
+//
+//   TrainConfig config;  // or read_toml
+//   Trainer trainer(ctx, files, config, model_config, std::move(loader));
+//   trainer.start(run_folder);              // or resume(run_folder), or neither: nothing is written
+//   trainer.run_until(trainer.total_steps(), callbacks);
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/config.h"
+#include "core/file.h"
+#include "data/loader/corpus.h"
+#include "data/loader/loader.h"
+#include "train/checkpoint.h"
+#include "train/run_log.h"
+#include "train/schedule.h"
+#include "train/step.h"
+
+namespace fathom {
+
+struct ModelSourceConfig {
+  std::string config;        // path of a config.json; may be empty
+  std::string architecture;  // JSON object of Hugging Face keys that override or replace it
+};
+
+struct DataConfig {
+  std::string tokenizer;     // tokenizer.json or a folder; empty: one is trained on the sources
+  std::string bad_text = "error";  // NUL bytes and broken UTF-8: error or repair
+  std::vector<SourceConfig> sources;
+  LoaderConfig loader;
+};
+
+struct LogConfig {
+  int64_t evaluate_every = 0;  // steps between evaluations on held-out rows; 0: never
+  int64_t evaluate_rows = 16;
+};
+
+struct TrainConfig {
+  uint64_t seed() const { return static_cast<uint64_t>(seed_value); }
+  int64_t seed_value = 0;   // `seed` in files
+  int64_t threads = 0;      // 0: one per processor
+  int64_t max_steps = 0;    // stop here; 0: when schedule.total_tokens are seen
+  ModelSourceConfig model;
+  DataConfig data;
+  StepConfig step;          // fields `precision`, `context`, ... of the table [train]
+  ScheduleConfig schedule;
+  CheckpointPolicy checkpoint;
+  LogConfig log;
+};
+void visit_fields(ModelSourceConfig& c, ConfigFields& f);
+void visit_fields(DataConfig& c, ConfigFields& f);
+void visit_fields(StepConfig& c, ConfigFields& f);
+void visit_fields(LogConfig& c, ConfigFields& f);
+void visit_fields(TrainConfig& c, ConfigFields& f);
+
+// What a configuration names, read: the architecture, and the loader over its tokenizer and sources.
+// `report` gets one line for each thing worth saying.
+ModelConfig load_model_config(FileSystem& files, const ModelSourceConfig& config);
+std::unique_ptr<Loader> load_data(Context& ctx, FileSystem& files, const TrainConfig& config,
+                                  const ModelConfig& model, std::vector<std::string>& report);
+
+class Trainer {
+ public:
+  // `loader`'s rows must fit config.step.context and the model's MTP depth.
+  Trainer(Context& ctx, FileSystem& files, const TrainConfig& config, const ModelConfig& model,
+          std::unique_ptr<Loader> loader);
+
+  // Makes `run_folder` ready for a new run. An Error when it cannot be written or already holds a run.
+  void start(const std::string& run_folder);
+  struct ResumeOptions {
+    bool allow_config_change = false;  // go on under another configuration than the checkpoint's
+  };
+  // Goes on from the newest complete checkpoint, bit for bit; without one, starts from the beginning.
+  // Checkpoints passed over are reported to `log`.
+  void resume(const std::string& run_folder, LogSink* log, const ResumeOptions& options = {});
+
+  struct Callbacks {
+    LogSink* log = nullptr;
+    std::function<bool()> should_stop;                      // asked between steps
+    std::function<void(const StepRecord&)> after_step;
+  };
+  enum class End { kDone, kStopped };
+  // Steps until `step` are done or should_stop() says so; with a run folder, checkpoints by policy, at
+  // the end and when stopped.
+  End run_until(int64_t step, const Callbacks& callbacks);
+
+  int64_t steps_done() const { return state_.step; }
+  int64_t tokens_seen() const { return state_.tokens; }
+  // Where the run ends: config.max_steps, or when the schedule's tokens are seen.
+  int64_t total_steps() const;
+  const TrainConfig& config() const { return config_; }
+  const Schedule& schedule() const { return schedule_; }
+  const Model& model() const { return step_.model(); }
+  TrainStep& step() { return step_; }
+  Loader& loader() { return *loader_; }
+  // All steps of this process so far.
+  const std::vector<StepRecord>& records() const { return records_; }
+  // Bits per byte of the held-out documents (at most max_rows rows); nullopt when there are none.
+  std::optional<double> evaluate_held_out(int64_t max_rows);
+  void save_checkpoint();
+  std::string checkpoint_folder(int64_t step) const;
+
+ private:
+  StepRecord one_step();
+
+  Context& ctx_;
+  FileSystem& files_;
+  TrainConfig config_;
+  std::unique_ptr<Loader> loader_;
+  Schedule schedule_;
+  TrainStep step_;
+  TrainingState state_;
+  Batch batch_;
+  std::string run_folder_;
+  std::unique_ptr<RunLog> log_;
+  std::vector<StepRecord> records_;
+  double peak_flops_ = 0;
+  int64_t last_saved_step_ = -1;
+};
+
+}  // namespace fathom
