@@ -1,0 +1,170 @@
+#include "model/block.h"
+
+namespace fathom {
+
+BlockParameters BlockParameters::of(const ParameterSet& set, const ModelConfig& config, int64_t layer_idx) {
+  const std::string layer = fmt::format("model.layers.{}.", layer_idx);
+  BlockParameters p;
+  p.attention = AttentionParameters::of(set, config, layer_idx);
+  p.ffn_norm_D = set[layer + "post_attention_layernorm.weight"];
+  if (config.is_moe_layer(layer_idx)) {
+    p.moe = MoeParameters::of(set, config, layer + "mlp.");
+  } else {
+    p.dense = FeedForwardParameters::of(set, layer + "mlp.");
+  }
+  return p;
+}
+
+Block::Block(const ModelConfig& config, const Policy& policy, int64_t layer_idx, const BlockParameters& weights,
+             const TokenExchange& exchange)
+    : config_(config),
+      policy_(policy),
+      layer_idx_(layer_idx),
+      is_moe_(config.is_moe_layer(layer_idx)),
+      w_(weights),
+      attention_(config, policy, weights.attention),
+      dense_(policy, weights.dense),
+      moe_(config, policy, weights.moe, exchange) {}
+
+Block::Saved Block::allocate_saved(Arena& arena, int64_t max_tokens) const {
+  const Shape wide{max_tokens, config_.hidden_size};
+  Saved s;
+  s.attention = attention_.allocate_saved(arena, max_tokens);
+  s.h_TD = arena.allocate(policy_.residual, wide, "block.h_TD");
+  s.z_rstd_T = arena.allocate(policy_.small, Shape{max_tokens}, "block.z_rstd_T");
+  s.z_TD = arena.allocate(policy_.activations, wide, "block.z_TD");
+  if (is_moe_) {
+    s.moe = moe_.allocate_saved(arena, max_tokens);
+  } else {
+    s.dense = dense_.allocate_saved(arena, max_tokens);
+    s.dout_TD = arena.allocate(policy_.activations, wide, "block.dout_TD");
+  }
+  return s;
+}
+
+Block::Saved Block::narrow(const Saved& saved, int64_t num_tokens) const {
+  Saved s = saved;
+  s.attention = first_rows(s.attention, num_tokens);
+  for (TensorView* view : {&s.h_TD, &s.z_rstd_T, &s.z_TD, &s.dout_TD}) {
+    if (!view->empty()) *view = view->rows(0, num_tokens);
+  }
+  if (is_moe_) {
+    s.moe = moe_.narrow(s.moe, num_tokens);
+  } else {
+    s.dense = first_rows(s.dense, num_tokens);
+  }
+  return s;
+}
+
+void Block::attention_forward(Context& ctx, const RowLayout& rows, const TensorView& x_TD, const Saved& s) const {
+  attention_.forward(ctx, rows, x_TD, s.attention, s.h_TD);
+  ctx.observe("attention", layer_idx_, s.h_TD);
+  rms_norm_forward(ctx, {.x_TD = s.h_TD, .w_D = w_.ffn_norm_D, .eps = config_.rms_norm_eps, .y_TD = s.z_TD, .rstd_T = s.z_rstd_T});
+  if (is_moe_) moe_.route(ctx, s.z_TD, s.moe);
+}
+
+void Block::dispatch_forward(Context& ctx, const Saved& s) const {
+  if (is_moe_) moe_.dispatch(ctx, s.z_TD, s.moe);
+}
+
+void Block::experts_forward(Context& ctx, const Saved& s, const TensorView& out_TD) const {
+  cast(ctx, s.h_TD, out_TD);
+  if (is_moe_) {
+    moe_.experts(ctx, s.z_TD, s.moe, out_TD);
+  } else {
+    dense_.forward(ctx, s.z_TD, s.dense, out_TD);
+  }
+}
+
+void Block::combine_forward(Context& ctx, const Saved& s, const TensorView& out_TD) const {
+  if (is_moe_) moe_.combine(ctx, s.moe, out_TD);
+  ctx.observe("block", layer_idx_, out_TD);
+}
+
+void Block::combine_backward(Context& ctx, const Saved& s, const TensorView& dout_TD) const {
+  if (is_moe_) {
+    moe_.combine_backward(ctx, s.moe, dout_TD);
+  } else {
+    cast(ctx, dout_TD, s.dout_TD);
+  }
+}
+
+void Block::experts_backward_input(Context& ctx, const Saved& s, const TensorView& dz_TD) const {
+  if (is_moe_) {
+    moe_.experts_backward_input(ctx, s.moe);
+  } else {
+    dense_.backward_input(ctx, s.dense, s.dout_TD, dz_TD, /*accumulate=*/false);
+  }
+}
+
+void Block::dispatch_backward(Context& ctx, const Saved& s, const TensorView& dz_TD) const {
+  if (is_moe_) moe_.dispatch_backward(ctx, s.moe, dz_TD);
+}
+
+void Block::attention_backward_input(Context& ctx, const RowLayout& rows, const TensorView& x_TD, const Saved& s,
+                                     const BalanceTerm& balance, const TensorView& dz_TD, const TensorView& dout_TD,
+                                     const BlockParameters& g, const TensorView& dx_TD) const {
+  if (is_moe_) moe_.route_backward(ctx, s.z_TD, s.moe, balance, g.moe, dz_TD);
+  // dh = dout + d(norm): the residual path goes around the FFN.
+  if (dx_TD.data != dout_TD.data) cast(ctx, dout_TD, dx_TD);
+  rms_norm_backward(ctx, {.x_TD = s.h_TD, .w_D = w_.ffn_norm_D, .rstd_T = s.z_rstd_T, .dy_TD = dz_TD, .dx_TD = dx_TD,
+                          .accumulate_dx = true, .dw_D = g.ffn_norm_D});
+  attention_.backward_input(ctx, rows, x_TD, s.attention, dx_TD, g.attention, dx_TD);
+}
+
+void Block::experts_backward_weight(Context& ctx, const Saved& s, const BlockParameters& g) const {
+  if (is_moe_) {
+    moe_.experts_backward_weight(ctx, s.z_TD, s.moe, g.moe);
+  } else {
+    dense_.backward_weight(ctx, s.z_TD, s.dense, s.dout_TD, g.dense);
+  }
+}
+
+void Block::attention_backward_weight(Context& ctx, const Saved& s, const BlockParameters& g) const {
+  attention_.backward_weight(ctx, s.attention, g.attention);
+}
+
+void Block::forward(Context& ctx, const RowLayout& rows, const TensorView& x_TD, const Saved& s, const TensorView& out_TD) const {
+  attention_forward(ctx, rows, x_TD, s);
+  dispatch_forward(ctx, s);
+  experts_forward(ctx, s, out_TD);
+  combine_forward(ctx, s, out_TD);
+}
+
+void Block::backward_input(Context& ctx, const RowLayout& rows, const TensorView& x_TD, const Saved& s,
+                           const BalanceTerm& balance, const TensorView& dout_TD, const BlockParameters& g,
+                           const TensorView& dx_TD) const {
+  Scratch::Mark mark(ctx.scratch());
+  TensorView dz_TD = ctx.scratch().allocate(policy_.residual, s.z_TD.shape, "block.dz_TD");
+  combine_backward(ctx, s, dout_TD);
+  experts_backward_input(ctx, s, dz_TD);
+  dispatch_backward(ctx, s, dz_TD);
+  attention_backward_input(ctx, rows, x_TD, s, balance, dz_TD, dout_TD, g, dx_TD);
+}
+
+void Block::backward_weight(Context& ctx, const Saved& s, const BlockParameters& g) const {
+  experts_backward_weight(ctx, s, g);
+  attention_backward_weight(ctx, s, g);
+}
+
+void Block::forward_cached(Context& ctx, std::span<const CachedSequence> sequences, const RowLayout& rows,
+                           const TensorView& x_TD, int64_t* expert_counts) const {
+  attention_.forward_cached(ctx, sequences, rows, x_TD, x_TD);
+  Scratch& scratch = ctx.scratch();
+  Scratch::Mark mark(scratch);
+  const int64_t T = x_TD.dim(0);
+  TensorView z_TD = scratch.allocate(policy_.activations, x_TD.shape, "block.z_TD");
+  rms_norm_forward(ctx, {.x_TD = x_TD, .w_D = w_.ffn_norm_D, .eps = config_.rms_norm_eps, .y_TD = z_TD});
+  if (!is_moe_) {
+    dense_.forward(ctx, z_TD, dense_.allocate_saved(scratch, T), x_TD);
+    return;
+  }
+  const Moe::Saved s = moe_.allocate_temporary(scratch, T);
+  moe_.route(ctx, z_TD, s);
+  moe_.dispatch(ctx, z_TD, s);
+  moe_.experts(ctx, z_TD, s, x_TD);
+  moe_.combine(ctx, s, x_TD);
+  if (expert_counts != nullptr) moe_.count_experts(s, expert_counts);
+}
+
+}  // namespace fathom
