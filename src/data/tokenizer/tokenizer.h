@@ -16,7 +16,6 @@
 #include <vector>
 
 #include "core/file.h"
-#include "core/json_fwd.h"
 
 namespace fathom {
 
