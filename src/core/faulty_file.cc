@@ -61,6 +61,10 @@ void FaultyFileSystem::rename(const std::string& from, const std::string& to) {
   before_change("rename " + from);
   base_.rename(from, to);
 }
+bool FaultyFileSystem::exchange(const std::string& a, const std::string& b) {
+  before_change("exchange " + a);
+  return base_.exchange(a, b);
+}
 void FaultyFileSystem::remove_all(const std::string& path) {
   before_change("remove " + path);
   base_.remove_all(path);

@@ -37,6 +37,7 @@ class FaultyFileSystem final : public FileSystem {
   std::vector<std::string> list(const std::string& directory) override { return base_.list(directory); }
   void make_directories(const std::string& path) override;
   void rename(const std::string& from, const std::string& to) override;
+  bool exchange(const std::string& a, const std::string& b) override;
   void remove_all(const std::string& path) override;
   void sync_directory(const std::string& path) override;
 

@@ -8,10 +8,12 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdio>
 #include <cstring>
 #include <filesystem>
 
 #include "core/error.h"
+#include "core/integer.h"
 
 namespace fathom {
 namespace {
@@ -83,6 +85,12 @@ class LocalMappedFile final : public MappedFile {
     if (data_ != nullptr) ::munmap(const_cast<std::byte*>(data_), bytes_);
   }
   std::span<const std::byte> bytes() const override { return {data_, bytes_}; }
+  void forget(int64_t offset, int64_t num_bytes) const override {
+    const int64_t page = ::sysconf(_SC_PAGESIZE);
+    const int64_t begin = round_up(offset, page);
+    const int64_t end = (offset + num_bytes) / page * page;
+    if (begin < end) ::madvise(const_cast<std::byte*>(data_) + begin, static_cast<size_t>(end - begin), MADV_DONTNEED);
+  }
 
  private:
   const std::byte* data_ = nullptr;
@@ -155,6 +163,11 @@ class LocalFileSystem final : public FileSystem {
   }
   void rename(const std::string& from, const std::string& to) override {
     if (::rename(from.c_str(), to.c_str()) != 0) io_failed("rename to " + to, from, errno);
+  }
+  bool exchange(const std::string& a, const std::string& b) override {
+    if (::renameat2(AT_FDCWD, a.c_str(), AT_FDCWD, b.c_str(), RENAME_EXCHANGE) == 0) return true;
+    if (errno == EINVAL || errno == ENOSYS || errno == EOPNOTSUPP) return false;
+    io_failed("exchange with " + b, a, errno);
   }
   void remove_all(const std::string& path) override {
     std::error_code error;

@@ -30,6 +30,9 @@ class MappedFile {
  public:
   virtual ~MappedFile() = default;
   virtual std::span<const std::byte> bytes() const = 0;
+  // The pages wholly inside this range may leave memory; reading them again is fine. Keeps the resident
+  // size of a program that streams through a large file small.
+  virtual void forget(int64_t offset, int64_t num_bytes) const = 0;
 };
 
 struct FileInfo {
@@ -52,6 +55,8 @@ class FileSystem {
   virtual std::vector<std::string> list(const std::string& directory) = 0;  // names, sorted
   virtual void make_directories(const std::string& path) = 0;
   virtual void rename(const std::string& from, const std::string& to) = 0;
+  // Swaps two existing names in one step; false where the file system cannot.
+  virtual bool exchange(const std::string& a, const std::string& b) = 0;
   virtual void remove_all(const std::string& path) = 0;  // nothing there is fine
   virtual void sync_directory(const std::string& path) = 0;
 };
