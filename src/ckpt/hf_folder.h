@@ -27,6 +27,7 @@ struct StoredTensor {
 
 class CheckpointReader {
  public:
+  // A folder is read as long as this object lives; its files are mapped, not copied.
   // Reads config.json and the header of every shard, and checks that index and shards agree.
   CheckpointReader(FileSystem& files, std::string directory);
 
@@ -34,6 +35,7 @@ class CheckpointReader {
   const ModelConfig& config() const { return config_; }
   const std::map<std::string, StoredTensor, std::less<>>& tensors() const { return tensors_; }
   const StoredTensor* find(std::string_view name) const;
+  int64_t num_shards() const { return static_cast<int64_t>(shards_.size()); }
   int64_t file_bytes() const;  // of all shards
   // Whether any tensor of the MTP modules is stored.
   bool has_mtp_tensors() const;
@@ -68,6 +70,20 @@ struct LoadReport {
   std::vector<std::string> ignored;      // derived buffers (rotary_emb.inv_freq) and skipped MTP tensors
   std::map<std::string, int64_t> tensors_by_dtype;  // as stored
 };
+
+// One tensor that a configuration wants in its folder.
+struct ExpectedTensor {
+  enum class Role { kParameter, kCopy, kScale };
+  Role role = Role::kParameter;
+  Shape shape;
+  bool may_be_fp8 = false;
+  bool optional = false;  // a tied head, which most writers leave out; scales, which come with FP8 only
+  bool mtp = false;
+  std::string target;  // of a copy or a scale
+};
+// Everything that may stand in a folder of this configuration, by name. Published DeepSeek-V3 has
+// exactly these 91,991 names.
+std::map<std::string, ExpectedTensor, std::less<>> expected_tensors(const ModelConfig& config);
 
 // What in a folder does not fit its configuration; empty: all is well. Shared by loading and inspect.
 struct ManifestProblems {

@@ -1,0 +1,128 @@
+#include <cstring>
+
+#include "ckpt/convert.h"
+#include "ckpt/hf_folder.h"
+
+namespace fathom {
+namespace {
+
+std::string first_few(const std::vector<std::string>& names) {
+  constexpr size_t kShown = 5;
+  std::string text;
+  for (size_t i = 0; i < names.size() && i < kShown; ++i) text += (i > 0 ? ", " : "") + names[i];
+  if (names.size() > kShown) text += fmt::format(", and {} more", names.size() - kShown);
+  return text;
+}
+
+[[noreturn]] void refuse_manifest(const CheckpointReader& reader, const ManifestProblems& problems) {
+  std::string found;
+  const auto add = [&found](std::string_view what, const std::vector<std::string>& names) {
+    if (names.empty()) return;
+    if (!found.empty()) found += "; ";
+    found += fmt::format("{} {}: {}", names.size(), what, first_few(names));
+  };
+  add("missing", problems.missing);
+  add("unexpected", problems.unexpected);
+  add("malformed", problems.malformed);
+  const bool no_mtp = reader.config().num_nextn_predict_layers > 0 && !reader.has_mtp_tensors();
+  throw_bad_input({reader.directory(), "tensors", found, "exactly those of config.json",
+                   no_mtp ? "no tensor of the MTP modules is stored: num_nextn_predict_layers is " +
+                                std::to_string(reader.config().num_nextn_predict_layers) +
+                                "; set allow_missing_mtp to load the main model alone"
+                          : ""});
+}
+
+// Reads one parameter into its place.
+void load_one(const CheckpointReader& reader, const StoredTensor& stored, const TensorView& destination,
+              const LoadOptions& options) {
+  const SafetensorsEntry& entry = *stored.entry;
+  if (entry.dtype == DType::kE4M3) {
+    const StoredTensor& scales = *reader.find(entry.name + "_scale_inv");
+    dequantize_blocks(stored.shard->bytes(entry), scales.shard->bytes(*scales.entry), reader.config().fp8_block_rows,
+                      reader.config().fp8_block_cols, options.round_fp8_to_bf16, destination);
+  } else {
+    stored.shard->read_converted(entry, destination);
+  }
+  stored.shard->forget(entry);
+}
+
+void check_copy(const StoredTensor& copy, const StoredTensor& target) {
+  const auto refuse = [&](const std::string& found, const std::string& expected) {
+    throw_bad_input({copy.shard->path(), copy.entry->name, found, expected,
+                     "it must be a copy of " + target.entry->name});
+  };
+  if (copy.entry->dtype != target.entry->dtype) {
+    refuse(std::string(safetensors_dtype_name(copy.entry->dtype)),
+           std::string(safetensors_dtype_name(target.entry->dtype)));
+  }
+  const std::byte* a = copy.shard->bytes(*copy.entry);
+  const std::byte* b = target.shard->bytes(*target.entry);
+  const int64_t element_bytes = dtype_bytes(copy.entry->dtype);
+  const int64_t num_bytes = copy.entry->num_bytes();
+  if (std::memcmp(a, b, static_cast<size_t>(num_bytes)) != 0) {
+    int64_t i = 0;
+    while (a[i] == b[i]) ++i;
+    refuse(fmt::format("another value at element {}", i / element_bytes), "the same bits");
+  }
+  copy.shard->forget(*copy.entry);
+  target.shard->forget(*target.entry);
+}
+
+void check_same_parameters(const ParameterSet& parameters, const ModelConfig& config) {
+  const std::vector<ParameterSpec> specs = parameter_specs(config);
+  FATHOM_CHECK_EQ(parameters.size(), static_cast<int64_t>(specs.size()), "parameters of another configuration");
+  for (int64_t i = 0; i < parameters.size(); ++i) {
+    const ParameterSpec& spec = specs[static_cast<size_t>(i)];
+    FATHOM_CHECK(parameters.spec(i).name == spec.name && parameters.spec(i).shape == spec.shape,
+                 "parameter {}: '{}' {}, not '{}' {}", i, parameters.spec(i).name,
+                 to_string(parameters.spec(i).shape), spec.name, to_string(spec.shape));
+  }
+}
+
+}  // namespace
+
+LoadReport load_weights(Context& ctx, const CheckpointReader& reader, ParameterSet& parameters,
+                        const LoadOptions& options) {
+  const ModelConfig config = config_to_load(reader, options);
+  check_same_parameters(parameters, config);
+  const ManifestProblems problems = check_manifest(reader, options);
+  if (!problems.empty()) refuse_manifest(reader, problems);
+
+  std::vector<int64_t> bad_element(static_cast<size_t>(parameters.size()), -1);
+  ctx.threads().parallel_for(parameters.size(), [&](int64_t i, int) {
+    load_one(reader, *reader.find(parameters.spec(i).name), parameters.view(i), options);
+    if (options.check_finite) bad_element[static_cast<size_t>(i)] = first_non_finite(parameters.view(i));
+  });
+  for (int64_t i = 0; i < parameters.size(); ++i) {
+    const int64_t element = bad_element[static_cast<size_t>(i)];
+    if (element < 0) continue;
+    throw_bad_input({reader.find(parameters.spec(i).name)->shard->path(), parameters.spec(i).name,
+                     fmt::format("a value that is not finite (element {})", element), "finite numbers", ""});
+  }
+
+  LoadReport report;
+  for (int64_t i = 0; i < parameters.size(); ++i) {
+    const SafetensorsEntry& entry = *reader.find(parameters.spec(i).name)->entry;
+    ++report.num_parameters_loaded;
+    report.num_elements += entry.shape.num_elements();
+    ++report.tensors_by_dtype[std::string(safetensors_dtype_name(entry.dtype))];
+    if (entry.dtype == DType::kE4M3) {
+      ++report.num_dequantised;
+    } else if (entry.dtype != parameters.view(i).dtype) {
+      ++report.num_converted;
+    }
+  }
+  const auto expected = expected_tensors(reader.config());
+  for (const auto& [name, stored] : reader.tensors()) {
+    const auto found = expected.find(name);
+    if (found == expected.end() || (found->second.mtp && config.num_nextn_predict_layers == 0)) {
+      report.ignored.push_back(name);
+    } else if (found->second.role == ExpectedTensor::Role::kCopy) {
+      check_copy(stored, *reader.find(found->second.target));
+      report.copies.push_back(name);
+    }
+  }
+  return report;
+}
+
+}  // namespace fathom

@@ -1,0 +1,111 @@
+#include <algorithm>
+
+#include "ckpt/folder_transaction.h"
+#include "ckpt/hf_folder.h"
+#include "core/json.h"
+#include "model/config_json.h"
+
+namespace fathom {
+namespace {
+
+struct Shard {
+  std::vector<SafetensorsItem> items;
+  int64_t num_bytes = 0;
+};
+
+// In registry order, a new shard whenever the next tensor would not fit; a tensor larger than a shard
+// gets one of its own. Copies come last, with the MTP modules that they belong to.
+std::vector<Shard> plan_shards(const std::vector<SafetensorsItem>& items, int64_t max_shard_bytes) {
+  std::vector<Shard> shards(1);
+  for (const SafetensorsItem& item : items) {
+    const int64_t num_bytes = item.shape.num_elements() * dtype_bytes(item.dtype);
+    if (!shards.back().items.empty() && shards.back().num_bytes + num_bytes > max_shard_bytes) shards.emplace_back();
+    shards.back().items.push_back(item);
+    shards.back().num_bytes += num_bytes;
+  }
+  return shards;
+}
+
+void write_synced(FileSystem& files, const std::string& path, std::string_view contents) {
+  auto file = files.create(path);
+  file->append(contents);
+  file->sync();
+  file->close();
+}
+
+std::string_view torch_dtype_name(DType dtype) {
+  switch (dtype) {
+    case DType::kF32: return "float32";
+    case DType::kBF16: return "bfloat16";
+    case DType::kF16: return "float16";
+    default: FATHOM_CHECK(false, "checkpoints are written in f32, bf16 or f16, not {}", dtype_name(dtype));
+  }
+}
+
+std::string generation_config_json(const ModelConfig& config) {
+  nlohmann::json root;
+  root["_from_model_config"] = true;
+  root["bos_token_id"] = config.bos_token_id;
+  root["eos_token_id"] = config.eos_token_id;
+  return root.dump(2) + "\n";
+}
+
+}  // namespace
+
+void write_hf_files(FileSystem& files, const std::string& folder, const ModelConfig& config,
+                    const ParameterSet& parameters, const SaveOptions& options) {
+  ModelConfig stored_config = config;
+  stored_config.torch_dtype = torch_dtype_name(options.dtype);
+  stored_config.fp8_block_rows = stored_config.fp8_block_cols = 0;
+  validate(stored_config, "configuration to save");
+
+  std::map<std::string, std::string, std::less<>> source;  // stored name -> parameter
+  std::vector<SafetensorsItem> items;
+  for (int64_t i = 0; i < parameters.size(); ++i) {
+    const ParameterSpec& spec = parameters.spec(i);
+    const DType dtype = spec.kind == ParameterKind::kRouterBias ? DType::kF32 : options.dtype;
+    items.push_back({spec.name, dtype, spec.shape});
+    source[spec.name] = spec.name;
+  }
+  for (const ParameterAlias& alias : parameter_aliases(config)) {
+    items.push_back({alias.name, options.dtype, parameters[alias.target].shape});
+    source[alias.name] = alias.target;
+  }
+
+  const std::vector<Shard> shards = plan_shards(items, options.max_shard_bytes);
+  nlohmann::json index;
+  int64_t total_bytes = 0;
+  for (size_t s = 0; s < shards.size(); ++s) {
+    const std::string name = shards.size() == 1
+                                 ? "model.safetensors"
+                                 : fmt::format("model-{:05}-of-{:05}.safetensors", s + 1, shards.size());
+    SafetensorsWriter writer(files, join_path(folder, name), shards[s].items);
+    for (const SafetensorsItem& item : writer.items()) {
+      writer.write(parameters[source.at(item.name)]);
+      index["weight_map"][item.name] = name;
+    }
+    writer.finish();
+    total_bytes += shards[s].num_bytes;
+  }
+  if (shards.size() > 1) {
+    index["metadata"]["total_size"] = total_bytes;
+    write_synced(files, join_path(folder, "model.safetensors.index.json"), index.dump(2) + "\n");
+  }
+  for (const auto& [name, contents] : options.extra_files) {
+    FATHOM_CHECK(!name.empty() && name.find('/') == std::string::npos && name != "config.json" &&
+                     name != "generation_config.json" && name.rfind("model", 0) != 0,
+                 "'{}' cannot be a further file of a checkpoint", name);
+    write_synced(files, join_path(folder, name), contents);
+  }
+  write_synced(files, join_path(folder, "generation_config.json"), generation_config_json(config));
+  write_synced(files, join_path(folder, "config.json"), to_config_json(stored_config));
+}
+
+void save_hf_folder(FileSystem& files, const std::string& directory, const ModelConfig& config,
+                    const ParameterSet& parameters, const SaveOptions& options) {
+  FolderTransaction transaction(files, directory);
+  write_hf_files(files, transaction.path(), config, parameters, options);
+  transaction.commit();
+}
+
+}  // namespace fathom
