@@ -24,8 +24,6 @@
 namespace fathom::cpu {
 namespace {
 
-// Shared panels of one batch: what the last-level cache may hold of them.
-constexpr int64_t kSharedBytes = int64_t{32} << 20;
 // Panels of one own block: 8 x 14 rows or 4 x 32 columns by kBlockK take 112 or 128 KiB in bf16.
 constexpr int64_t kMaxBlockRows = 112, kMaxBlockCols = 128;
 // Shared lanes of one item when partial sums need an fp32 tile beside a bf16 output.
@@ -101,7 +99,7 @@ Side Multiplier::side(const Product& p, bool is_b) const {
   return s;
 }
 
-// The job of a product's shared lanes from `shared_lane` on, as many as kSharedBytes hold.
+// The job of a product's shared lanes from `shared_lane` on, as many as one batch holds.
 Job Multiplier::make_job(const Product& p, int64_t shared_lane) const {
   Job job;
   job.product = &p;
@@ -109,7 +107,7 @@ Job Multiplier::make_job(const Product& p, int64_t shared_lane) const {
   job.own = side(p, !job.b_shared);
   job.shared = side(p, job.b_shared);
   job.shared_lane = shared_lane;
-  const int64_t max_panels = std::max<int64_t>(1, kSharedBytes / std::max<int64_t>(1, panel_bytes(job.shared, p.k)));
+  const int64_t max_panels = std::max<int64_t>(1, kind_.shared_panel_bytes / std::max<int64_t>(1, panel_bytes(job.shared, p.k)));
   job.shared.data = static_cast<const std::byte*>(job.shared.at(shared_lane, 0));
   job.shared.lanes = std::min(job.shared.lanes - shared_lane, max_panels * job.shared.width);
   return job;
@@ -127,7 +125,7 @@ void Multiplier::run(const Product* products, int64_t num_products) {
     for (int64_t lane = 0; lane < std::min(p.m, p.n);) {
       const Job job = make_job(p, lane);
       const int64_t bytes = job.shared.num_panels() * panel_bytes(job.shared, p.k);
-      if (num_jobs > 0 && batch_bytes + bytes > kSharedBytes) {
+      if (num_jobs > 0 && batch_bytes + bytes > kind_.shared_panel_bytes) {
         run_batch(jobs, num_jobs);
         num_jobs = batch_bytes = 0;
       }

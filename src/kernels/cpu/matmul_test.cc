@@ -1,0 +1,357 @@
+// Every entry of gemm and grouped_gemm against sums in float64, for sizes around every tile edge.
+// Inputs lie in wider tensors whose other columns are NaN, outputs and scratch start as NaN, so whatever
+// is read or left out beside the operands shows.
+#include <algorithm>
+#include <cmath>
+
+#include "core/random.h"
+#include "kernels/cpu/gemm_blocked.h"
+#include "kernels/table.h"
+#include "kernels/test_tensor.h"
+
+namespace fathom {
+namespace {
+
+struct Types {
+  DType in, out;
+};
+constexpr Types kTypes[] = {{DType::kF32, DType::kF32}, {DType::kBF16, DType::kBF16}, {DType::kBF16, DType::kF32}};
+constexpr GemmLayout kLayouts[] = {GemmLayout::kNt, GemmLayout::kNn, GemmLayout::kTn};
+constexpr double kOld = 0.75;  // what c holds before an accumulating product
+
+// `columns` of a tensor with NaN on both sides.
+struct Strided {
+  Strided(DType dtype, int64_t rows, int64_t columns, const char* name, int64_t padding = 3)
+      : all(dtype, {rows, columns + 2 * padding}, name), columns_(columns), padding_(padding) {}
+  TensorView view() const { return all.view().columns(padding_, columns_); }
+  int64_t index(int64_t row, int64_t column) const { return row * all.view().dim(1) + padding_ + column; }
+  Strided& normal(uint64_t seed) {
+    const Random random(seed, RandomPurpose::kTest);
+    for (int64_t i = 0; i < view().dim(0); ++i) {
+      for (int64_t j = 0; j < view().dim(1); ++j) {
+        all.set(index(i, j), random.normal(static_cast<uint64_t>(i * view().dim(1) + j)));
+      }
+    }
+    return *this;
+  }
+  // Row-major values of the view.
+  std::vector<double> values() const {
+    std::vector<double> v;
+    for (int64_t i = 0; i < view().dim(0); ++i) {
+      for (int64_t j = 0; j < view().dim(1); ++j) v.push_back(all[index(i, j)]);
+    }
+    return v;
+  }
+  TestTensor all;
+
+ private:
+  int64_t columns_, padding_;
+};
+
+// c and the sum of |a||b|, which bounds its rounding.
+struct Expected {
+  std::vector<double> c, magnitude;
+};
+Expected multiply_f64(GemmLayout layout, const double* a, const double* b, int64_t m, int64_t n, int64_t k) {
+  Expected e{std::vector<double>(static_cast<size_t>(m * n)), std::vector<double>(static_cast<size_t>(m * n))};
+  for (int64_t l = 0; l < k; ++l) {
+    for (int64_t i = 0; i < m; ++i) {
+      const double av = layout == GemmLayout::kTn ? a[l * m + i] : a[i * k + l];
+      for (int64_t j = 0; j < n; ++j) {
+        const double product = av * (layout == GemmLayout::kNt ? b[j * k + l] : b[l * n + j]);
+        e.c[static_cast<size_t>(i * n + j)] += product;
+        e.magnitude[static_cast<size_t>(i * n + j)] += std::fabs(product);
+      }
+    }
+  }
+  return e;
+}
+
+// A sum of k products in fp32, in any order, is off by at most k 2^-24 times the sum of magnitudes (to
+// first order; VDPBF16PS takes denormals as zero, which adds k 2^-126), adding the old value rounds once
+// more, and so does the output format.
+double tolerance(double value, double magnitude, const Types& types, int64_t k, bool accumulate) {
+  const double sum = 0x1p-24 * (static_cast<double>(k + 2) * magnitude + (accumulate ? std::fabs(value) : 0));
+  return sum + unit_roundoff(types.out) * 1.01 * std::fabs(value) + 0x1p-110;
+}
+
+// The largest error in units of its tolerance: above 1, or NaN, fails.
+double worst_margin(const Strided& c, const Expected& e, const Types& types, int64_t k, bool accumulate) {
+  double worst = 0;
+  const std::vector<double> got = c.values();
+  for (size_t i = 0; i < got.size(); ++i) {
+    const double want = e.c[i] + (accumulate ? kOld : 0);
+    const double margin = std::fabs(got[i] - want) / tolerance(want, e.magnitude[i], types, k, accumulate);
+    if (!(margin <= worst)) worst = margin;
+    if (std::isnan(worst)) break;
+  }
+  return worst;
+}
+
+// Every element outside the view is as it was.
+bool untouched_beside(const Strided& t) {
+  for (int64_t i = 0; i < t.view().dim(0); ++i) {
+    for (int64_t j = -3; j < t.view().dim(1) + 3; ++j) {
+      if (j == 0) j = t.view().dim(1);
+      if (!std::isnan(t.all[t.index(i, j)])) return false;
+    }
+  }
+  return t.all.guards_intact();
+}
+
+void poison_scratch(Context& ctx) {
+  const auto poison = [](Scratch& scratch) {
+    Scratch::Mark mark(scratch);
+    const int64_t bytes = int64_t{1} << 21;
+    std::memset(scratch.allocate<uint8_t>(bytes, "poison"), 0xff, static_cast<size_t>(bytes));
+  };
+  poison(ctx.scratch());
+  for (int i = 0; i < ctx.threads().num_threads(); ++i) poison(ctx.thread_scratch(i));
+}
+
+template <typename Params>
+std::vector<KernelEntry<Params>> fast_entries(const Params& p) {
+  std::vector<KernelEntry<Params>> entries;
+  for (const KernelEntry<Params>& entry : kernel_entries<Params>()) {
+    if (entry.isa > IsaLevel::kReference && entry.isa <= supported_isa_levels().back() && entry.supports(p)) {
+      entries.push_back(entry);
+    }
+  }
+  return entries;
+}
+
+struct Sizes {
+  int64_t m, n, k;
+};
+
+std::vector<Sizes> edge_sizes() {
+  std::vector<Sizes> sizes = {{1, 1, 1},   {0, 3, 2},    {3, 0, 2},     {4, 5, 0},     {1, 257, 513}, {1, 40, 1026},
+                              {200, 33, 5}, {30, 200, 7}, {15, 17, 1025}, {70, 70, 1100}, {29, 600, 515}};
+  const int64_t edges[] = {1, 2, 3, 7, 8, 13, 14, 15, 16, 17, 31, 32, 33, 47, 48, 49, 63, 64, 65, 127, 128, 129};
+  const Random random(5, RandomPurpose::kTest);
+  for (uint64_t i = 0; i < 24; ++i) {
+    const auto pick = [&](uint64_t j) { return edges[random.below(3 * i + j, std::size(edges))]; };
+    sizes.push_back({pick(0), pick(1), pick(2)});
+  }
+  return sizes;
+}
+
+class Gemm : public ::testing::TestWithParam<GemmLayout> {};
+INSTANTIATE_TEST_SUITE_P(Layouts, Gemm, ::testing::ValuesIn(kLayouts));
+
+struct Operands {
+  Operands(GemmLayout layout, const Types& types, const Sizes& s)
+      : a(types.in, layout == GemmLayout::kTn ? s.k : s.m, layout == GemmLayout::kTn ? s.m : s.k, "a"),
+        b(types.in, layout == GemmLayout::kNt ? s.n : s.k, layout == GemmLayout::kNt ? s.k : s.n, "b") {
+    a.normal(1);
+    b.normal(2);
+  }
+  Strided a, b;
+};
+
+Strided output(DType dtype, const Sizes& s, bool accumulate) {
+  Strided c(dtype, s.m, s.n, "c");
+  for (int64_t i = 0; accumulate && i < s.m; ++i) {
+    for (int64_t j = 0; j < s.n; ++j) c.all.set(c.index(i, j), kOld);
+  }
+  return c;
+}
+
+TEST_P(Gemm, EveryEntryMatchesFloat64AtEveryEdge) {
+  const GemmLayout layout = GetParam();
+  Context one(1), two(2);
+  double worst = 0;
+  int num_runs = 0;
+  for (const Types& types : kTypes) {
+    for (const Sizes& s : edge_sizes()) {
+      const Operands in(layout, types, s);
+      const Expected e = multiply_f64(layout, in.a.values().data(), in.b.values().data(), s.m, s.n, s.k);
+      for (const bool accumulate : {false, true}) {
+        for (const auto& entry : fast_entries(GemmParams{layout, in.a.view(), in.b.view(), TensorView{}})) {
+          Strided c = output(types.out, s, accumulate), again = output(types.out, s, accumulate);
+          poison_scratch(one);
+          poison_scratch(two);
+          entry.run(one, {layout, in.a.view(), in.b.view(), c.view(), accumulate});
+          entry.run(two, {layout, in.a.view(), in.b.view(), again.view(), accumulate});
+          const double margin = worst_margin(c, e, types, s.k, accumulate);
+          ASSERT_LE(margin, 1) << entry.name << " m " << s.m << " n " << s.n << " k " << s.k << " out "
+                               << dtype_name(types.out) << " accumulate " << accumulate;
+          ASSERT_TRUE(untouched_beside(c)) << entry.name << " m " << s.m << " n " << s.n << " k " << s.k;
+          ASSERT_EQ(c.all.bytes(), again.all.bytes()) << entry.name << ": bits depend on the number of threads";
+          if (types.out == DType::kF32) worst = std::max(worst, margin);  // bf16 reaches half a unit by rounding
+          ++num_runs;
+        }
+      }
+    }
+  }
+  std::printf("worst fp32 error %.3f of its tolerance; %d products\n", worst, num_runs);
+}
+
+// The comparison sees one missing product of k, a transposed operand, and a dropped old value.
+TEST_P(Gemm, ComparisonSeesMistakes) {
+  const GemmLayout layout = GetParam();
+  const Types types{DType::kBF16, DType::kBF16};
+  const Sizes s{33, 33, 33};
+  const Operands in(layout, types, s);
+  Context ctx(1);
+  const auto margin = [&](const TensorView& a, const TensorView& b, bool accumulate) {
+    Strided c = output(types.out, s, false);
+    gemm(ctx, {layout, a, b, c.view()});
+    return worst_margin(c, multiply_f64(layout, in.a.values().data(), in.b.values().data(), s.m, s.n, s.k), types, s.k,
+                        accumulate);
+  };
+  EXPECT_LE(margin(in.a.view(), in.b.view(), false), 1);
+  EXPECT_GT(margin(in.a.view(), in.b.view(), true), 1);
+  const bool k_first_a = layout == GemmLayout::kTn, k_first_b = layout != GemmLayout::kNt;
+  EXPECT_GT(margin(k_first_a ? in.a.view().rows(0, 32) : in.a.view().columns(0, 32),
+                   k_first_b ? in.b.view().rows(0, 32) : in.b.view().columns(0, 32), false), 1);
+  EXPECT_GT(margin(in.b.view(), in.a.view(), false), 1);
+}
+
+// NaN and infinity go through, as IEEE says, and only where they belong.
+TEST_P(Gemm, NonFiniteInputsReachTheirOutputsOnly) {
+  const GemmLayout layout = GetParam();
+  const Sizes s{20, 40, 9};
+  for (const Types& types : kTypes) {
+    Operands in(layout, types, s);
+    const int64_t row = 17, column = 35;
+    in.a.all.set(layout == GemmLayout::kTn ? in.a.index(3, row) : in.a.index(row, 3), NAN);
+    in.b.all.set(layout == GemmLayout::kNt ? in.b.index(column, 8) : in.b.index(8, column), INFINITY);
+    Context ctx(1);
+    for (const auto& entry : fast_entries(GemmParams{layout, in.a.view(), in.b.view(), TensorView{}})) {
+      Strided c = output(types.out, s, false);
+      entry.run(ctx, {layout, in.a.view(), in.b.view(), c.view()});
+      for (int64_t i = 0; i < s.m; ++i) {
+        for (int64_t j = 0; j < s.n; ++j) {
+          const double value = c.all[c.index(i, j)];
+          EXPECT_EQ(std::isnan(value), i == row) << entry.name << i << "," << j;
+          EXPECT_EQ(std::isinf(value), i != row && j == column) << entry.name << i << "," << j;
+        }
+      }
+    }
+  }
+}
+
+// A row gives the same bits whatever else is in the batch.
+TEST(GemmInvariance, ARowDoesNotDependOnTheOthers) {
+  const Sizes s{150, 130, 700};
+  for (const Types& types : kTypes) {
+    const Operands in(GemmLayout::kNt, types, s);
+    Context ctx(2);
+    for (const auto& entry : fast_entries(GemmParams{GemmLayout::kNt, in.a.view(), in.b.view(), TensorView{}})) {
+      Strided all = output(types.out, s, false);
+      entry.run(ctx, {GemmLayout::kNt, in.a.view(), in.b.view(), all.view()});
+      for (const int64_t count : {1, 3, 16, 140}) {
+        Strided few = output(types.out, {count, s.n, s.k}, false);
+        entry.run(ctx, {GemmLayout::kNt, in.a.view().rows(5, count), in.b.view(), few.view()});
+        for (int64_t i = 0; i < count; ++i) {
+          for (int64_t j = 0; j < s.n; ++j) {
+            ASSERT_EQ(few.all[few.index(i, j)], all.all[all.index(5 + i, j)]) << entry.name << " " << count;
+          }
+        }
+      }
+    }
+  }
+}
+
+// A product whose shared panels do not fit into one batch is cut, and gives the same bits.
+TEST(GemmBatches, SmallBudgetGivesTheSameBits) {
+  if (supported_isa_levels().back() < IsaLevel::kAvx2) GTEST_SKIP() << "no AVX2";
+  Context ctx(2);
+  for (const GemmLayout layout : kLayouts) {
+    const Sizes s{100, 90, 600};
+    const Operands in(layout, kTypes[1], s);
+    Strided whole = output(DType::kBF16, s, false), cut = output(DType::kBF16, s, false);
+    const auto run = [&](Strided& c, int64_t budget) {
+      cpu::Product p{in.a.view().data, in.b.view().data, c.view().data, s.m, s.n, s.k, in.a.view().stride[0],
+                     in.b.view().stride[0], c.view().stride[0]};
+      cpu::multiply(ctx, cpu::kGemmAvx2,
+                    {.layout = layout, .input_bf16 = true, .c_bf16 = true, .shared_panel_bytes = budget}, &p, 1);
+    };
+    run(whole, cpu::kSharedPanelBytes);
+    run(cut, 1000);
+    EXPECT_EQ(whole.all.bytes(), cut.all.bytes());
+    run(cut, 100000);
+    EXPECT_EQ(whole.all.bytes(), cut.all.bytes());
+  }
+}
+
+class GroupedGemm : public ::testing::TestWithParam<GemmLayout> {};
+INSTANTIATE_TEST_SUITE_P(Layouts, GroupedGemm, ::testing::ValuesIn(kLayouts));
+
+// An expert's tensors [E, x, y] with NaN columns beside, as a view of Strided rows.
+TensorView by_expert(const Strided& t, int64_t num_experts) {
+  TensorView v = t.view();
+  const int64_t rows = t.view().dim(0) / num_experts;
+  v.shape = Shape{num_experts, rows, t.view().dim(1)};
+  v.stride = {rows * t.view().stride[0], t.view().stride[0], 1};
+  return v;
+}
+
+TEST_P(GroupedGemm, EveryEntryEqualsOneProductPerExpert) {
+  const GemmLayout layout = GetParam();
+  const bool weight_gradient = layout == GemmLayout::kTn;
+  Context one(1), two(2);
+  const std::vector<std::vector<int64_t>> partitions = {
+      {0, 5, 5, 38, 39, 140}, {0, 0, 0, 77, 77, 77}, {0, 0, 0, 0, 0, 0}, {0, 1, 2, 3, 4, 5}, {0, 15, 47, 560, 561, 590}};
+  for (const Types& types : kTypes) {
+    for (const std::vector<int64_t>& offsets : partitions) {
+      for (const auto& [n, k] : {std::pair<int64_t, int64_t>{33, 47}, {64, 14}, {1, 515}}) {
+        const int64_t num_experts = 5, rows = offsets.back();
+        // nt and nn: c[U, n] = a[U, k] b_e; tn: c_e[k, n] = a[U, k]^T b[U, n].
+        Strided a(types.in, rows, k, "a");
+        Strided b(types.in, weight_gradient ? rows : num_experts * (layout == GemmLayout::kNt ? n : k),
+                  layout == GemmLayout::kNt ? k : n, "b");
+        a.normal(3);
+        b.normal(4);
+        const Sizes c_sizes{weight_gradient ? num_experts * k : rows, n, 0};
+        for (const bool accumulate : {false, true}) {
+          const auto params = [&](const Strided& c) {
+            return GroupedGemmParams{.layout = layout,
+                                     .a = a.view(),
+                                     .b = weight_gradient ? b.view() : by_expert(b, num_experts),
+                                     .c = weight_gradient ? by_expert(c, num_experts) : c.view(),
+                                     .offsets = offsets.data(),
+                                     .num_experts = num_experts,
+                                     .accumulate = accumulate};
+          };
+          Strided want = output(types.out, c_sizes, accumulate);
+          for (const auto& entry : fast_entries(params(want))) {
+            // The dense entry of the same name was tested above and must agree in every bit.
+            want = output(types.out, c_sizes, accumulate);
+            const GroupedGemmParams p = params(want);
+            for (int64_t e = 0; e < num_experts; ++e) {
+              const int64_t begin = offsets[static_cast<size_t>(e)], count = offsets[static_cast<size_t>(e) + 1] - begin;
+              const GemmParams dense{layout, p.a.rows(begin, count), weight_gradient ? p.b.rows(begin, count) : p.b.at(e),
+                                     weight_gradient ? p.c.at(e) : p.c.rows(begin, count), accumulate};
+              for (const auto& dense_entry : fast_entries(dense)) {
+                if (std::string_view(dense_entry.name) == entry.name) dense_entry.run(one, dense);
+              }
+            }
+            for (Context* ctx : {&one, &two}) {
+              Strided c = output(types.out, c_sizes, accumulate);
+              poison_scratch(*ctx);
+              entry.run(*ctx, params(c));
+              ASSERT_EQ(c.all.bytes(), want.all.bytes()) << entry.name << " rows " << rows << " n " << n << " k " << k;
+              ASSERT_TRUE(untouched_beside(c));
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST(GemmScratch, AllocatesNothingTheSecondTime) {
+  Context ctx(1);
+  const Operands in(GemmLayout::kNt, kTypes[1], {100, 90, 600});
+  Strided c = output(DType::kBF16, {100, 90, 600}, false);
+  gemm(ctx, {GemmLayout::kNt, in.a.view(), in.b.view(), c.view()});
+  const int64_t shared = ctx.scratch().capacity_bytes(), own = ctx.thread_scratch(0).capacity_bytes();
+  gemm(ctx, {GemmLayout::kNt, in.a.view(), in.b.view(), c.view()});
+  EXPECT_EQ(ctx.scratch().capacity_bytes(), shared);
+  EXPECT_EQ(ctx.thread_scratch(0).capacity_bytes(), own);
+}
+
+}  // namespace
+}  // namespace fathom
