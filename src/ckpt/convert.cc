@@ -110,17 +110,4 @@ void dequantize_blocks(const std::byte* codes, const std::byte* scales, int64_t 
   }
 }
 
-int64_t first_non_finite(const TensorView& tensor) {
-  FATHOM_CHECK(tensor.contiguous(), "{}", to_string(tensor));
-  const std::byte* data = static_cast<const std::byte*>(tensor.data);
-  const int64_t count = tensor.num_elements();
-  switch (tensor.dtype) {
-    case DType::kF64: return first_with_exponent<uint64_t>(data, count, 0x7ff0000000000000u);
-    case DType::kF32: return first_with_exponent<uint32_t>(data, count, 0x7f800000u);
-    case DType::kBF16: return first_with_exponent<uint16_t>(data, count, uint16_t{0x7f80});
-    case DType::kF16: return first_with_exponent<uint16_t>(data, count, uint16_t{0x7c00});
-    default: FATHOM_CHECK(false, "finiteness of {}", to_string(tensor));
-  }
-}
-
 }  // namespace fathom

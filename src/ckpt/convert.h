@@ -21,7 +21,4 @@ void convert_elements(DType from, const std::byte* source, DType to, std::byte* 
 void dequantize_blocks(const std::byte* codes, const std::byte* scales, int64_t block_rows, int64_t block_cols,
                        bool round_to_bf16, const TensorView& destination);
 
-// The index of the first element that is not finite, or -1. Contiguous f64, f32, bf16 or f16.
-int64_t first_non_finite(const TensorView& tensor);
-
 }  // namespace fathom

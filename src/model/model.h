@@ -51,8 +51,8 @@ class Model {
   Policy policy_;
   ParameterSet weights_;
   ModelParameters parameters_;
-  Arena tables_;
   TensorView cos_sin_SR_;
+  Arena tables_;  // filled through cos_sin_SR_, which stands before it
   std::vector<Block> blocks_;
   std::vector<MtpModule> mtp_modules_;
 };
