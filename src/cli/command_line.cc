@@ -1,6 +1,6 @@
 // The only file that includes CLI11. It uses CLI11 for splitting arguments and for the help text;
-// conversion, environment variables, required options and typos are done here, because each of their
-// messages has to say what was found, where, and what was expected.
+// conversion, environment variables, required options and typos are done here, because each of
+// their messages has to say what was found, where, and what was expected.
 #include "cli/command_line.h"
 
 #include <fmt/format.h>
@@ -71,7 +71,8 @@ OptionSpec& OptionSpec::without_environment() {
   return *this;
 }
 
-void OptionSpec::check_range(double value, const std::string& text, const std::string& source) const {
+void OptionSpec::check_range(double value, const std::string& text,
+                             const std::string& source) const {
   if (minimum_ && maximum_ && !(value >= *minimum_ && value <= *maximum_)) {
     wrong_value(source, text, fmt::format("a value from {} to {}", *minimum_, *maximum_));
   }
@@ -84,7 +85,8 @@ void OptionSpec::assign(const std::string& text, const std::string& source) cons
   switch (kind_) {
     case Kind::kText:
     case Kind::kTextList:
-      if (!allowed_.empty() && std::find(allowed_.begin(), allowed_.end(), text) == allowed_.end()) {
+      if (!allowed_.empty() &&
+          std::find(allowed_.begin(), allowed_.end(), text) == allowed_.end()) {
         const std::string near = nearest_name(text, allowed_);
         wrong_value(source, text,
                     fmt::format("one of {}{}", fmt::join(allowed_, ", "),
@@ -240,7 +242,8 @@ class Parser {
     CLI::App* app = parent->add_subcommand(last, verb.help);
     Node node{.verb = &verb, .line = std::make_unique<CommandLine>(), .options = {}};
     verb.declare(*node.line);
-    for (const OptionSpec& spec : node.line->options_) node.options.push_back(add_option(*app, spec));
+    for (const OptionSpec& spec : node.line->options_)
+      node.options.push_back(add_option(*app, spec));
     const std::string& epilog = node.line->epilog_;
     app->footer(epilog.empty() ? kExitTable : epilog + "\n\n" + kExitTable);
     verbs_.emplace(app, std::move(node));
@@ -255,8 +258,8 @@ class Parser {
     CLI::Option* option = app.add_option(spec.name_, CLI::callback_t{}, help);
     const bool list = spec.kind_ == OptionSpec::Kind::kTextList;
     if (list || !positional) {
-      // One value each time the option stands there (read_values counts them); a positional list takes
-      // all that is left.
+      // One value each time the option stands there (read_values counts them); a positional list
+      // takes all that is left.
       option->expected(1, CLI::detail::expected_max_vector_size)->allow_extra_args(positional);
     } else {
       option->expected(1);
@@ -264,7 +267,7 @@ class Parser {
     const char* type = spec.kind_ == OptionSpec::Kind::kInteger  ? "INT"
                        : spec.kind_ == OptionSpec::Kind::kNumber ? "NUMBER"
                                                                  : "TEXT";
-    option->option_text(positional        ? " "
+    option->option_text(positional       ? " "
                         : spec.required_ ? fmt::format("{} (required)", type)
                                          : type);
     if (positional) option->required(spec.required_);
@@ -309,8 +312,8 @@ class Parser {
       for (const CLI::App* verb : verbs) known.push_back(verb->get_name());
     }
     const std::string near = nearest_name(word, known);
-    fail(ErrorKind::kUsage, "{}: unknown {} '{}'{}; `{} --help` lists what there is", path_of(app), kind,
-         word, near.empty() ? "" : ", did you mean '" + near + "'?", path_of(app));
+    fail(ErrorKind::kUsage, "{}: unknown {} '{}'{}; `{} --help` lists what there is", path_of(app),
+         kind, word, near.empty() ? "" : ", did you mean '" + near + "'?", path_of(app));
   }
 
   // `--model --json` is a forgotten value, not a model named "--json".
@@ -337,7 +340,8 @@ class Parser {
       }
       for (const std::string& text : results) spec.assign(text, spec.name_);
       if (!results.empty()) continue;
-      const char* value = spec.environment_.empty() ? nullptr : std::getenv(spec.environment_.c_str());
+      const char* value =
+          spec.environment_.empty() ? nullptr : std::getenv(spec.environment_.c_str());
       if (value != nullptr) {
         spec.assign(value, spec.environment_);
       } else if (spec.required_) {

@@ -1,6 +1,6 @@
-// The command line of the program: verbs, and options bound to variables. A verb declares its options
-// on a CommandLine and reads the variables when it runs; CLI11 does the parsing and the help text, in
-// command_line.cc and nowhere else.
+// The command line of the program: verbs, and options bound to variables. A verb declares its
+// options on a CommandLine and reads the variables when it runs; CLI11 does the parsing and the
+// help text, in command_line.cc and nowhere else.
 //
 // A verb is one file, src/cli/<verb>_verb.cc, with no logic of its own:
 //
@@ -16,8 +16,8 @@
 //             .run = [options] { ...; return 0; }};
 //   }
 //
-// then one line in verbs.h and one in main.cc. Conventions: results go to standard output, progress and
-// logs to standard error. Every option --foo-bar may also be given by the environment variable
+// then one line in verbs.h and one in main.cc. Conventions: results go to standard output, progress
+// and logs to standard error. Every option --foo-bar may also be given by the environment variable
 // FATHOM_FOO_BAR; the command line wins.
 #pragma once
 
@@ -56,10 +56,10 @@ class OptionSpec {
   void assign(const std::string& text, const std::string& source) const;
   void check_range(double value, const std::string& text, const std::string& source) const;
 
-  std::string name_;         // "--rows", or "text" for a positional argument
+  std::string name_;  // "--rows", or "text" for a positional argument
   std::string help_;
-  std::string environment_;  // empty: none
-  std::string default_text_; // empty: not shown
+  std::string environment_;   // empty: none
+  std::string default_text_;  // empty: not shown
   Kind kind_ = Kind::kText;
   bool required_ = false;
   std::vector<std::string> allowed_;
@@ -70,8 +70,8 @@ class OptionSpec {
 };
 
 // The options of one verb. A name that begins with "--" is an option; any other is a positional
-// argument, taken in the order of declaration. The variable's value is the default and is shown in the
-// help; std::optional variables tell "not given" from every value, for what overrides a file.
+// argument, taken in the order of declaration. The variable's value is the default and is shown in
+// the help; std::optional variables tell "not given" from every value, for what overrides a file.
 // The variables must live as long as the Verb (hold them in a shared_ptr).
 class CommandLine {
  public:
@@ -79,17 +79,19 @@ class CommandLine {
   OptionSpec& add(const std::string& name, int64_t& value, const std::string& help);
   OptionSpec& add(const std::string& name, double& value, const std::string& help);
   OptionSpec& add(const std::string& name, bool& value, const std::string& help);  // present: true
-  OptionSpec& add(const std::string& name, std::vector<std::string>& values, const std::string& help);
-  OptionSpec& add(const std::string& name, std::optional<std::string>& value, const std::string& help);
+  OptionSpec& add(const std::string& name, std::vector<std::string>& values,
+                  const std::string& help);
+  OptionSpec& add(const std::string& name, std::optional<std::string>& value,
+                  const std::string& help);
   OptionSpec& add(const std::string& name, std::optional<int64_t>& value, const std::string& help);
   OptionSpec& add(const std::string& name, std::optional<double>& value, const std::string& help);
 
   // The options that mean the same in every verb.
-  OptionSpec& add_model(std::string& value);     // --model DIR, required
-  OptionSpec& add_seed(int64_t& value);          // --seed
-  OptionSpec& add_threads(int64_t& value);       // --threads, 0: one per processor
-  OptionSpec& add_json(bool& value);             // --json: the result as one JSON object on stdout
-  OptionSpec& add_quiet(bool& value);            // --quiet: no progress on stderr
+  OptionSpec& add_model(std::string& value);  // --model DIR, required
+  OptionSpec& add_seed(int64_t& value);       // --seed
+  OptionSpec& add_threads(int64_t& value);    // --threads, 0: one per processor
+  OptionSpec& add_json(bool& value);          // --json: the result as one JSON object on stdout
+  OptionSpec& add_quiet(bool& value);         // --quiet: no progress on stderr
 
   // Text shown below the options, for example a command to copy.
   void epilog(std::string text) { epilog_ = std::move(text); }
@@ -108,7 +110,8 @@ struct Verb {
   std::function<int()> run;  // returns the exit status; errors are exceptions
 };
 
-// What a command line asks for: a verb whose variables are now set, or a text to print (help, version).
+// What a command line asks for: a verb whose variables are now set, or a text to print (help,
+// version).
 struct Parsed {
   const Verb* verb = nullptr;
   std::string text;

@@ -1,5 +1,5 @@
-// The command line as a user types it. The negative controls are the typos: each must be an error that
-// names what was meant.
+// The command line as a user types it. The negative controls are the typos: each must be an error
+// that names what was meant.
 #include "cli/command_line.h"
 
 #include <cstdlib>
@@ -21,22 +21,27 @@ struct Values {
 
 std::vector<Verb> verbs_for(Values& v) {
   return {
-      {.name = "train", .help = "train a model",
-       .declare = [&v](CommandLine& line) {
-         line.add_model(v.model);
-         line.add("--steps", v.steps, "steps").at_least(1);
-         line.add("--limit", v.limit, "limit");
-         line.add("--rate", v.rate, "rate").between(0, 1);
-         line.add("--precision", v.precision, "format").one_of({"fp32", "bf16", "fp8"});
-         line.add("--set", v.set, "field=value");
-         line.add_json(v.json);
-         line.epilog("Example: fathom train --model m");
-       },
+      {.name = "train",
+       .help = "train a model",
+       .declare =
+           [&v](CommandLine& line) {
+             line.add_model(v.model);
+             line.add("--steps", v.steps, "steps").at_least(1);
+             line.add("--limit", v.limit, "limit");
+             line.add("--rate", v.rate, "rate").between(0, 1);
+             line.add("--precision", v.precision, "format").one_of({"fp32", "bf16", "fp8"});
+             line.add("--set", v.set, "field=value");
+             line.add_json(v.json);
+             line.epilog("Example: fathom train --model m");
+           },
        .run = [] { return 0; }},
-      {.name = "tokenizer train", .help = "train a tokenizer",
+      {.name = "tokenizer train",
+       .help = "train a tokenizer",
        .declare = [&v](CommandLine& line) { line.add("word", v.word, "a word").required(); },
        .run = [] { return 7; }},
-      {.name = "tokenizer show", .help = "show it", .declare = [](CommandLine&) {},
+      {.name = "tokenizer show",
+       .help = "show it",
+       .declare = [](CommandLine&) {},
        .run = []() -> int { fail(ErrorKind::kIo, "no such file"); }},
   };
 }
@@ -64,8 +69,9 @@ void expect_contains(const std::string& text, const std::string& part) {
 TEST(CommandLine, BindsEveryKindOfOption) {
   Values v;
   const auto verbs = verbs_for(v);
-  const Parsed parsed = parse(verbs, {"train", "--model", "m", "--steps=3", "--limit", "-5", "--rate", "1e-1",
-                                      "--set", "a=1", "--set", "b=2", "--json", "--precision", "bf16"});
+  const Parsed parsed =
+      parse(verbs, {"train", "--model", "m", "--steps=3", "--limit", "-5", "--rate", "1e-1",
+                    "--set", "a=1", "--set", "b=2", "--json", "--precision", "bf16"});
   EXPECT_EQ(parsed.verb, &verbs[0]);
   EXPECT_EQ(v.model, "m");
   EXPECT_EQ(v.steps, 3);
@@ -97,14 +103,17 @@ TEST(CommandLine, TyposNameTheNearest) {
   expect_contains(usage_error({"tokenizer", "trian"}), "did you mean 'train'");
   expect_contains(usage_error({"train", "--modle", "m"}), "did you mean '--model'");
   expect_contains(usage_error({"train", "--model", "m", "--stepss=4"}), "did you mean '--steps'");
-  expect_contains(usage_error({"train", "--model", "m", "--precision", "bf15"}), "did you mean 'bf16'");
+  expect_contains(usage_error({"train", "--model", "m", "--precision", "bf15"}),
+                  "did you mean 'bf16'");
 }
 
 TEST(CommandLine, WrongValuesSayWhatWasExpected) {
   expect_contains(usage_error({"train"}), "--model is required");
   expect_contains(usage_error({"tokenizer", "train"}), "word is required");
-  expect_contains(usage_error({"train", "--model", "m", "--steps", "4x"}), "--steps: found '4x', expected a whole number");
-  expect_contains(usage_error({"train", "--model", "m", "--steps", "99999999999999999999"}), "a whole number");
+  expect_contains(usage_error({"train", "--model", "m", "--steps", "4x"}),
+                  "--steps: found '4x', expected a whole number");
+  expect_contains(usage_error({"train", "--model", "m", "--steps", "99999999999999999999"}),
+                  "a whole number");
   expect_contains(usage_error({"train", "--model", "m", "--steps", "0"}), "at least 1");
   expect_contains(usage_error({"train", "--model", "m", "--rate", "1.5"}), "from 0 to 1");
   expect_contains(usage_error({"train", "--model", "m", "--rate", "nan"}), "expected a number");

@@ -6,7 +6,8 @@
 namespace fathom::cli {
 namespace {
 
-static_assert(std::atomic<bool>::is_always_lock_free, "the handler may only touch lock-free atomics");
+static_assert(std::atomic<bool>::is_always_lock_free,
+              "the handler may only touch lock-free atomics");
 std::atomic<bool> stop_requested{false};
 
 extern "C" void on_stop_signal(int signal_number) {

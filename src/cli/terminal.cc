@@ -16,7 +16,8 @@ double now_seconds() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
-// The code point at text[i] and its length; a byte that begins nothing valid counts as one character.
+// The code point at text[i] and its length; a byte that begins nothing valid counts as one
+// character.
 struct CodePoint {
   uint32_t value = 0;
   size_t bytes = 1;
@@ -24,7 +25,11 @@ struct CodePoint {
 CodePoint decode(std::string_view text, size_t i) {
   const auto byte = [&](size_t k) { return static_cast<unsigned char>(text[k]); };
   const unsigned char first = byte(i);
-  const size_t length = first < 0x80 ? 1 : (first >> 5) == 6 ? 2 : (first >> 4) == 14 ? 3 : (first >> 3) == 30 ? 4 : 1;
+  const size_t length = first < 0x80         ? 1
+                        : (first >> 5) == 6  ? 2
+                        : (first >> 4) == 14 ? 3
+                        : (first >> 3) == 30 ? 4
+                                             : 1;
   if (length == 1 || i + length > text.size()) return {first, 1};
   uint32_t value = first & (0x7Fu >> length);
   for (size_t k = 1; k < length; ++k) {
@@ -37,7 +42,8 @@ CodePoint decode(std::string_view text, size_t i) {
 // Columns of one character: the wide blocks of East Asian scripts and emoji, the common combining
 // marks. A full table is not worth its size for a progress line.
 int64_t columns_of(uint32_t c) {
-  if ((c >= 0x300 && c <= 0x36F) || c == 0x200B || c == 0x200D || (c >= 0xFE00 && c <= 0xFE0F)) return 0;
+  if ((c >= 0x300 && c <= 0x36F) || c == 0x200B || c == 0x200D || (c >= 0xFE00 && c <= 0xFE0F))
+    return 0;
   const bool wide = (c >= 0x1100 && c <= 0x115F) || (c >= 0x2E80 && c <= 0xA4CF) ||
                     (c >= 0xAC00 && c <= 0xD7A3) || (c >= 0xF900 && c <= 0xFAFF) ||
                     (c >= 0xFE30 && c <= 0xFE6F) || (c >= 0xFF01 && c <= 0xFF60) ||

@@ -1,5 +1,5 @@
-// What the program knows about the terminal: whether there is one, its width, colour or not, and the
-// one live line that long-running verbs keep up to date on standard error.
+// What the program knows about the terminal: whether there is one, its width, colour or not, and
+// the one live line that long-running verbs keep up to date on standard error.
 #pragma once
 
 #include <cstdint>
@@ -11,8 +11,8 @@ namespace fathom::cli {
 
 struct TerminalInfo {
   bool is_tty = false;
-  bool color = false;   // a terminal, NO_COLOR unset or empty, TERM not "dumb"
-  int64_t width = 80;   // columns; 80 where there is no terminal
+  bool color = false;  // a terminal, NO_COLOR unset or empty, TERM not "dumb"
+  int64_t width = 80;  // columns; 80 where there is no terminal
 };
 TerminalInfo terminal_info(std::FILE* stream);
 
@@ -25,8 +25,9 @@ int64_t display_width(std::string_view text);
 // The longest prefix that fits in `columns`, cut between characters.
 std::string_view clip_to_width(std::string_view text, int64_t columns);
 
-// A line that is rewritten in place. On a terminal it is redrawn at most ten times a second; elsewhere
-// (a file, a pipe) it becomes ordinary lines, at most one in `plain_seconds`. Not thread-safe.
+// A line that is rewritten in place. On a terminal it is redrawn at most ten times a second;
+// elsewhere (a file, a pipe) it becomes ordinary lines, at most one in `plain_seconds`. Not
+// thread-safe.
 class LiveLine {
  public:
   LiveLine(std::FILE* stream, const TerminalInfo& terminal, double plain_seconds = 10.0);
@@ -48,9 +49,9 @@ class LiveLine {
   TerminalInfo terminal_;
   double plain_seconds_;
   double last_draw_seconds_ = -1e9;
-  std::string latest_;     // of the last update, drawn or not
-  bool on_screen_ = false; // a line without its newline stands there
-  bool pending_ = false;   // latest_ was not drawn
+  std::string latest_;      // of the last update, drawn or not
+  bool on_screen_ = false;  // a line without its newline stands there
+  bool pending_ = false;    // latest_ was not drawn
 };
 
 }  // namespace fathom::cli
