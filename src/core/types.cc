@@ -49,6 +49,7 @@ struct SmallFloat {
     const uint32_t sign = std::signbit(value) ? kSignBit : 0;
     if (std::isnan(value)) return kTop == Top::kFinite ? sign | kMaxCode : sign | kNanCode;
     const float magnitude = std::fabs(value);
+    if (magnitude == 0) return sign;  // frexp gives zero an exponent of its own
     const float largest = decode(kMaxCode);
     if (std::isinf(magnitude)) {
       return sign | (kTop == Top::kIeee && !saturate_infinity ? kTopExponent << kMantissaBits : kMaxCode);
