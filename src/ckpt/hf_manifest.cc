@@ -39,9 +39,9 @@ std::map<std::string, ExpectedTensor, std::less<>> expected_tensors(const ModelC
   std::map<std::string, ExpectedTensor, std::less<>> expected;
   for (const ParameterSpec& spec : parameter_specs(config)) {
     const bool mtp = spec.layer_idx >= config.num_hidden_layers;
-    const bool fp8 = spec.fp8_in_published && config.fp8_block_rows > 0;
-    expected[spec.name] = {.role = Role::kParameter, .shape = spec.shape, .may_be_fp8 = fp8, .mtp = mtp};
-    if (fp8) {
+    expected[spec.name] = {
+        .role = Role::kParameter, .shape = spec.shape, .may_be_fp8 = spec.fp8_in_published, .mtp = mtp};
+    if (spec.fp8_in_published && config.fp8_block_rows > 0) {
       const Shape scales{div_up(spec.shape[0], config.fp8_block_rows), div_up(spec.shape[1], config.fp8_block_cols)};
       expected[spec.name + std::string(kScaleSuffix)] = {
           .role = Role::kScale, .shape = scales, .optional = true, .mtp = mtp, .target = spec.name};

@@ -55,12 +55,12 @@ class Validator {
       refuse("n_group", c_.n_group, fmt::format("a divisor of n_routed_experts = {}", c_.n_routed_experts));
     }
     const int64_t experts_per_group = c_.n_routed_experts / c_.n_group;
+    if (c_.topk_method == TopkMethod::kNoauxTc && c_.n_group > 1 && experts_per_group < 2) {
+      refuse("n_group", c_.n_group, "groups of at least 2 experts (a group's score is the sum of its best two)");
+    }
     if (c_.num_experts_per_tok > c_.topk_group * experts_per_group) {
       refuse("num_experts_per_tok", c_.num_experts_per_tok,
              fmt::format("at most topk_group * n_routed_experts / n_group = {}", c_.topk_group * experts_per_group));
-    }
-    if (c_.topk_method == TopkMethod::kNoauxTc && c_.n_group > 1 && experts_per_group < 2) {
-      refuse("n_group", c_.n_group, "groups of at least 2 experts (a group's score is the sum of its best two)");
     }
   }
 
