@@ -26,6 +26,7 @@ pkg_check_modules(tomlplusplus REQUIRED IMPORTED_TARGET tomlplusplus)
 pkg_check_modules(xxhash REQUIRED IMPORTED_TARGET libxxhash)
 pkg_check_modules(pcre2 REQUIRED IMPORTED_TARGET libpcre2-8)
 pkg_check_modules(zlib REQUIRED IMPORTED_TARGET zlib)
+pkg_check_modules(libedit REQUIRED IMPORTED_TARGET libedit)
 
 # Flags that every target of ours gets. Contraction of a*b+c into one rounding is off: with it the
 # same source gives other bits under another compiler; kernels write their FMAs out.

@@ -5,6 +5,10 @@
 
 namespace fathom::cli {
 
-// Declared here as they come to work, in the order of main.cc.
+// In the order of main.cc.
+Verb logits_verb();
+Verb grads_verb();
+Verb generate_verb();
+Verb chat_verb();
 
 }  // namespace fathom::cli

@@ -1,0 +1,46 @@
+// `fathom chat`: talk to a model in the terminal.
+#include <memory>
+
+#include "ckpt/load_model.h"
+#include "cli/chat_loop.h"
+#include "cli/sampling_options.h"
+#include "cli/verbs.h"
+
+namespace fathom::cli {
+namespace {
+
+struct Options {
+  std::string model, system, precision = "bf16";
+  SamplingArguments sampling;
+  int64_t threads = 0;
+};
+
+int run(const Options& options) {
+  validate(options.sampling.options().sampling);
+  Context ctx(static_cast<int>(options.threads));
+  const auto model = load_model(ctx, local_file_system(), options.model, policy_by_name(options.precision), 0, {.skip_mtp = true});
+  ChatSession session(ctx, *model, Tokenizer::load(local_file_system(), options.model), options.sampling.options(), options.system);
+  chat_loop(session);
+  return kExitDone;
+}
+
+}  // namespace
+
+Verb chat_verb() {
+  auto options = std::make_shared<Options>();
+  options->sampling.temperature = 0.6;
+  options->sampling.top_p = 0.95;
+  return {.name = "chat",
+          .help = "talk in the terminal",
+          .declare =
+              [options](CommandLine& line) {
+                line.add_model(options->model);
+                line.add("--system", options->system, "system message");
+                options->sampling.declare(line);
+                line.add("--precision", options->precision, "format of weights and activations").one_of({"bf16", "fp32"});
+                line.add_threads(options->threads);
+              },
+          .run = [options] { return run(*options); }};
+}
+
+}  // namespace fathom::cli

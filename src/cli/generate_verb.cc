@@ -1,0 +1,102 @@
+// `fathom generate`: complete a prompt.
+#include <cstdio>
+#include <memory>
+
+#include "ckpt/load_model.h"
+#include "cli/sampling_options.h"
+#include "cli/token_lists.h"
+#include "cli/verbs.h"
+#include "core/json.h"
+#include "data/tokenizer/tokenizer.h"
+
+namespace fathom::cli {
+namespace {
+
+struct Options {
+  std::string model, tokens, prompt, precision = "bf16";
+  SamplingArguments sampling;
+  int64_t threads = 0;
+  bool json = false, ignore_eos = false;
+};
+
+const char* finish_name(FinishReason reason) {
+  return reason == FinishReason::kStop ? "stop" : reason == FinishReason::kLength ? "length" : "cancelled";
+}
+
+int run_tokens(Context& ctx, const Model& model, const Options& options, const GenerateOptions& generation) {
+  Json results = Json::array(), reasons = Json::array();
+  for (const auto& prompt : read_token_lists(options.tokens, model.config().vocab_size, /*equal_lengths=*/false)) {
+    const GenerateResult result = generate(ctx, model, prompt, generation);
+    results.push_back(result.tokens);
+    reasons.push_back(finish_name(result.finish_reason));
+  }
+  if (options.json) {
+    fmt::print("{}\n", Json{{"tokens", results}, {"finish_reasons", reasons}}.dump());
+  } else {
+    for (const Json& ids : results) fmt::print("{}\n", ids.dump());
+  }
+  return kExitDone;
+}
+
+int run_text(Context& ctx, const Model& model, const Options& options, GenerateOptions generation) {
+  const Tokenizer tokenizer = Tokenizer::load(local_file_system(), options.model);
+  generation.sampling.num_token_ids = tokenizer.vocab_size();
+  std::vector<int32_t> prompt;
+  if (tokenizer.special().bos != kNoToken) prompt.push_back(tokenizer.special().bos);
+  tokenizer.encode(options.prompt, {}, prompt);
+  StreamDecoder decoder(tokenizer, {.skip_special = true});
+  std::string text;
+  const auto emit = [&](const std::string& piece) {
+    text += piece;
+    if (options.json || piece.empty()) return;
+    fmt::print("{}", piece);
+    std::fflush(stdout);
+  };
+  const GenerateResult result = generate(ctx, model, prompt, generation, [&](int32_t token) {
+    emit(decoder.push(token));
+    return true;
+  });
+  emit(decoder.finish());
+  if (options.json) {
+    const Json json{{"text", text}, {"tokens", result.tokens}, {"finish_reason", finish_name(result.finish_reason)}};
+    fmt::print("{}\n", json.dump());
+  } else {
+    fmt::print("\n");
+  }
+  return kExitDone;
+}
+
+int run(const Options& options) {
+  if (options.tokens.empty() == options.prompt.empty()) {
+    fail(ErrorKind::kUsage, "generate: give either --prompt TEXT or --tokens FILE");
+  }
+  const GenerateOptions base = options.sampling.options();
+  validate(base.sampling);
+  Context ctx(static_cast<int>(options.threads));
+  const auto model = load_model(ctx, local_file_system(), options.model, policy_by_name(options.precision), 0, {.skip_mtp = true});
+  GenerateOptions generation = base;
+  if (!options.ignore_eos) generation.stop_tokens.push_back(static_cast<int32_t>(model->config().eos_token_id));
+  return options.tokens.empty() ? run_text(ctx, *model, options, generation) : run_tokens(ctx, *model, options, generation);
+}
+
+}  // namespace
+
+Verb generate_verb() {
+  auto options = std::make_shared<Options>();
+  return {.name = "generate",
+          .help = "complete a prompt",
+          .declare =
+              [options](CommandLine& line) {
+                line.add_model(options->model);
+                line.add("--prompt", options->prompt, "text to continue");
+                line.add("--tokens", options->tokens, "JSON file of token ids to continue instead");
+                options->sampling.declare(line);
+                line.add("--ignore-eos", options->ignore_eos, "go on behind the end token");
+                line.add("--precision", options->precision, "format of weights and activations").one_of({"bf16", "fp32"});
+                line.add_threads(options->threads);
+                line.add_json(options->json);
+              },
+          .run = [options] { return run(*options); }};
+}
+
+}  // namespace fathom::cli
