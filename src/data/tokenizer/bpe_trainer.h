@@ -1,9 +1,10 @@
-// Learns a byte-level BPE vocabulary from documents. The result is a function of the documents (not of their
-// order) and the configuration alone: never of the number of threads.
+// Learns a byte-level BPE vocabulary from documents. The result is a function of the set of documents and the
+// configuration alone: never of the number of threads, nor of the documents' order.
 //
-// Ids: the 256 bytes in order, then one token per merge in the order learnt, then the special tokens
-// as added tokens. Each step merges the pair with the highest count; of equal counts the one with the
-// smallest left id, then the smallest right id.
+// Ids: the 256 bytes (in the order of byte_alphabet.h, as in DeepSeek's and GPT-2's files), then the token
+// of each merge in the order learnt, then the special tokens as added tokens. Each step merges the pair with
+// the highest count; of equal counts the one with the smallest left id, then the smallest right id. This is
+// `tokenizers`' own order, so both learn the same merges from the same text.
 #pragma once
 
 #include <cstdint>

@@ -35,6 +35,14 @@ constexpr Alphabet kAlphabet = make_alphabet();
 
 }  // namespace
 
+std::string bytes_in_alphabet_order() {
+  std::string bytes;
+  for (const int16_t byte : kAlphabet.byte_of) {
+    if (byte >= 0) bytes.push_back(static_cast<char>(byte));
+  }
+  return bytes;
+}
+
 std::string bytes_to_alphabet(std::string_view bytes) {
   std::string text;
   for (const char byte : bytes) append_utf8(kAlphabet.code_point_of[static_cast<uint8_t>(byte)], text);

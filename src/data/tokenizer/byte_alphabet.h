@@ -8,6 +8,8 @@
 
 namespace fathom {
 
+// All 256 bytes in the order of their characters: the order of byte tokens in vocabularies.
+std::string bytes_in_alphabet_order();
 std::string bytes_to_alphabet(std::string_view bytes);
 // Nothing if `text` holds a character that stands for no byte, or is not UTF-8.
 std::optional<std::string> alphabet_to_bytes(std::string_view text);

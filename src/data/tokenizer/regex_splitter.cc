@@ -179,7 +179,14 @@ std::string translate_oniguruma(std::string_view pattern, const std::string& whe
         result += R"(\p{White_Space})";  // PCRE2's \s has U+180E too
       } else if (e == 'S') {
         result += R"(\P{White_Space})";
-      } else if (std::string_view("pPdDrnt").find(e) != std::string_view::npos ||
+      } else if (e == 'p' || e == 'P') {
+        const size_t close = pattern.find('}', i);
+        if (i + 1 >= pattern.size() || pattern[i + 1] != '{' || close == std::string_view::npos) {
+          refuse(i - 1, "a property that is not written \\p{…}");
+        }
+        result.append(pattern.substr(i - 1, close - i + 2));
+        i = close;
+      } else if (std::string_view("dDrnt").find(e) != std::string_view::npos ||
                  (static_cast<uint8_t>(e) < 0x80 && !std::isalnum(static_cast<unsigned char>(e)))) {
         result += {'\\', e};
       } else {

@@ -146,7 +146,7 @@ class StreamDecoder {
   std::string pending_;  // at most 3 bytes: the beginning of a character
 };
 
-struct SaveOptions {
+struct SaveTokenizerOptions {
   int64_t model_max_length = 131072;
 };
 
@@ -155,6 +155,6 @@ std::string tokenizer_json(const TokenizerDefinition& definition);
 // Writes tokenizer.json and a tokenizer_config.json (special tokens and the V3 chat template) into
 // `folder`, each atomically, so that transformers' AutoTokenizer loads the folder.
 void save_tokenizer(FileSystem& files, const Tokenizer& tokenizer, const std::string& folder,
-                    const SaveOptions& options = {});
+                    const SaveTokenizerOptions& options = {});
 
 }  // namespace fathom

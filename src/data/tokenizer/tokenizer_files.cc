@@ -31,7 +31,7 @@ constexpr std::string_view kChatTemplate =
     "{%- endfor -%}"
     "{%- if add_generation_prompt -%}{{ '<｜Assistant｜>' }}{%- endif -%}";
 
-std::string tokenizer_config_json(const Tokenizer& tokenizer, const SaveOptions& options) {
+std::string tokenizer_config_json(const Tokenizer& tokenizer, const SaveTokenizerOptions& options) {
   const SpecialTokens& special = tokenizer.special();
   Json config = Json::object();
   config["add_bos_token"] = false;
@@ -65,7 +65,7 @@ Tokenizer Tokenizer::load(FileSystem& files, const std::string& file_or_folder) 
   return from_json(text, path);
 }
 
-void save_tokenizer(FileSystem& files, const Tokenizer& tokenizer, const std::string& folder, const SaveOptions& options) {
+void save_tokenizer(FileSystem& files, const Tokenizer& tokenizer, const std::string& folder, const SaveTokenizerOptions& options) {
   files.make_directories(folder);
   write_file_atomically(files, join_path(folder, "tokenizer.json"), tokenizer_json(tokenizer.definition()));
   write_file_atomically(files, join_path(folder, "tokenizer_config.json"), tokenizer_config_json(tokenizer, options));
