@@ -5,7 +5,6 @@
 
 #include <cstdint>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "core/file.h"
@@ -30,8 +29,5 @@ std::vector<std::string> read_corpus(FileSystem& files, const std::string& path,
 // Checks or repairs one text; `where` (with line numbers counted from `first_line`) names it in errors.
 void clean_text(std::string& text, BadText bad_text, const std::string& where, int64_t first_line,
                 CorpusReport& report);
-
-// The length of the UTF-8 character that starts at `position`, or 0 if there is none.
-int64_t utf8_character_bytes(std::string_view text, size_t position);
 
 }  // namespace fathom

@@ -17,6 +17,7 @@
 
 #include "core/config.h"
 #include "data/tokenizer/tokenizer.h"
+#include "runtime/thread_pool.h"
 
 namespace fathom {
 
@@ -81,9 +82,9 @@ struct SourceReport {
 class Loader {
  public:
   // Rows have context + 1 + mtp_depth tokens. Needs eos (and the FIM tokens where fim_rate > 0) in the
-  // vocabulary. Errors name the source.
+  // vocabulary. Errors name the source. Texts are tokenised here, on `threads` if given.
   Loader(Tokenizer tokenizer, std::vector<Source> sources, const LoaderConfig& config, uint64_t seed,
-         int64_t context, int64_t mtp_depth);
+         int64_t context, int64_t mtp_depth, ThreadPool* threads = nullptr);
   ~Loader();
   Loader(Loader&&) noexcept;
   Loader& operator=(Loader&&) noexcept;
@@ -95,7 +96,8 @@ class Loader {
   LoaderCursor cursor() const;
   void seek(const LoaderCursor& cursor);
   int64_t rows_in_epoch();
-  // The held-out documents as rows, the same ones always (no FIM, no splitting); at most max_rows.
+  // The held-out documents as rows (no FIM, no splitting), mixed over the sources and always the same,
+  // whatever the seed; at most max_rows. Short documents are held out whole, long ones by their end.
   Batch held_out_rows(int64_t max_rows) const;
 
   // Bytes of text that the labels of positions [0, context) of the batch stand for.
