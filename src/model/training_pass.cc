@@ -16,7 +16,9 @@ int32_t label_at(const TokenBatch& batch, int64_t k, int64_t b, int64_t i) {
   const int64_t target = i + 1 + k;
   if (target >= batch.row_length) return -1;
   if (batch.is_label != nullptr && batch.is_label[b * batch.row_length + target] == 0) return -1;
-  if (batch.first_key != nullptr && target < batch.context && batch.first_key[b * batch.context + target] > i) return -1;
+  // Labels behind the context belong to the document of its last position (TokenBatch).
+  const int64_t known = std::min(target, batch.context - 1);
+  if (batch.first_key != nullptr && batch.first_key[b * batch.context + known] > i) return -1;
   return batch.tokens[b * batch.row_length + target];
 }
 

@@ -22,7 +22,8 @@ struct TokenBatch {
   const int32_t* tokens = nullptr;      // [B, row_length]
   const uint8_t* is_label = nullptr;    // [B, row_length]: 0 = never counts as a label; null = all count
   const int32_t* first_key = nullptr;   // [B, S]: first position of the same row that position i may see
-                                        // (document start, when documents are masked); null = 0
+                                        // (document start, when documents are masked); null = 0.
+                                        // Tokens of a document that starts behind the context are no labels
   const int32_t* positions = nullptr;   // [B, S]: rope positions; null = 0..S-1 in each row
 };
 
