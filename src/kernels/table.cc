@@ -3,6 +3,7 @@
 #include "kernels/table.h"
 
 #include "kernels/cpu/matmul.h"
+#include "kernels/cpu/row_ops.h"
 #include "kernels/ref/ref.h"
 
 namespace fathom {
@@ -16,6 +17,27 @@ bool any(const Params&) {
 template <typename Params>
 constexpr KernelEntry<Params> reference(void (*run)(Context&, const Params&)) {
   return {"ref", IsaLevel::kReference, any<Params>, run};
+}
+
+// A driver of cpu/row_ops.h over the row kernels of one instruction set.
+template <typename Params, auto kDriver, const cpu::RowKernels& kRows>
+void run_rows(Context& ctx, const Params& p) {
+  kDriver(ctx, p, kRows);
+}
+
+template <typename Params>
+bool narrow_types(const Params& p) {
+  return cpu::narrow_types(p);
+}
+
+template <typename Params, void (*kDriver)(Context&, const Params&, const cpu::RowKernels&)>
+constexpr KernelEntry<Params> avx512_rows() {
+  return {"avx512", IsaLevel::kAvx512, narrow_types<Params>, run_rows<Params, kDriver, cpu::kRowsAvx512>};
+}
+
+template <typename Params, void (*kDriver)(Context&, const Params&, const cpu::RowKernels&)>
+constexpr KernelEntry<Params> avx2_rows() {
+  return {"avx2", IsaLevel::kAvx2, narrow_types<Params>, run_rows<Params, kDriver, cpu::kRowsAvx2>};
 }
 
 }  // namespace
@@ -63,10 +85,13 @@ template <> std::span<const KernelEntry<MlaDecodeParams>> kernel_entries() {
   return kEntries;
 }
 
-// Everything else is bandwidth-bound: fast versions in the other files of cpu/.
+// Everything else is bandwidth-bound: drivers in cpu/row_ops.h. plan_dispatch is a serial scan of a few
+// integers per token, with nothing to gain.
 
 template <> std::span<const KernelEntry<RmsNormForward>> kernel_entries() {
   static constexpr KernelEntry<RmsNormForward> kEntries[] = {
+      avx512_rows<RmsNormForward, cpu::rms_norm_forward>(),
+      avx2_rows<RmsNormForward, cpu::rms_norm_forward>(),
       reference<RmsNormForward>(ref::rms_norm_forward),
   };
   return kEntries;
@@ -74,6 +99,8 @@ template <> std::span<const KernelEntry<RmsNormForward>> kernel_entries() {
 
 template <> std::span<const KernelEntry<RmsNormBackward>> kernel_entries() {
   static constexpr KernelEntry<RmsNormBackward> kEntries[] = {
+      avx512_rows<RmsNormBackward, cpu::rms_norm_backward>(),
+      avx2_rows<RmsNormBackward, cpu::rms_norm_backward>(),
       reference<RmsNormBackward>(ref::rms_norm_backward),
   };
   return kEntries;
@@ -81,6 +108,8 @@ template <> std::span<const KernelEntry<RmsNormBackward>> kernel_entries() {
 
 template <> std::span<const KernelEntry<RopeParams>> kernel_entries() {
   static constexpr KernelEntry<RopeParams> kEntries[] = {
+      avx512_rows<RopeParams, cpu::rope>(),
+      avx2_rows<RopeParams, cpu::rope>(),
       reference<RopeParams>(ref::rope),
   };
   return kEntries;
@@ -88,6 +117,8 @@ template <> std::span<const KernelEntry<RopeParams>> kernel_entries() {
 
 template <> std::span<const KernelEntry<SwigluForward>> kernel_entries() {
   static constexpr KernelEntry<SwigluForward> kEntries[] = {
+      avx512_rows<SwigluForward, cpu::swiglu_forward>(),
+      avx2_rows<SwigluForward, cpu::swiglu_forward>(),
       reference<SwigluForward>(ref::swiglu_forward),
   };
   return kEntries;
@@ -95,6 +126,8 @@ template <> std::span<const KernelEntry<SwigluForward>> kernel_entries() {
 
 template <> std::span<const KernelEntry<SwigluBackward>> kernel_entries() {
   static constexpr KernelEntry<SwigluBackward> kEntries[] = {
+      avx512_rows<SwigluBackward, cpu::swiglu_backward>(),
+      avx2_rows<SwigluBackward, cpu::swiglu_backward>(),
       reference<SwigluBackward>(ref::swiglu_backward),
   };
   return kEntries;
@@ -102,6 +135,8 @@ template <> std::span<const KernelEntry<SwigluBackward>> kernel_entries() {
 
 template <> std::span<const KernelEntry<RouterForward>> kernel_entries() {
   static constexpr KernelEntry<RouterForward> kEntries[] = {
+      avx512_rows<RouterForward, cpu::router_forward>(),
+      avx2_rows<RouterForward, cpu::router_forward>(),
       reference<RouterForward>(ref::router_forward),
   };
   return kEntries;
@@ -109,6 +144,8 @@ template <> std::span<const KernelEntry<RouterForward>> kernel_entries() {
 
 template <> std::span<const KernelEntry<RouterBackward>> kernel_entries() {
   static constexpr KernelEntry<RouterBackward> kEntries[] = {
+      avx512_rows<RouterBackward, cpu::router_backward>(),
+      avx2_rows<RouterBackward, cpu::router_backward>(),
       reference<RouterBackward>(ref::router_backward),
   };
   return kEntries;
@@ -116,6 +153,8 @@ template <> std::span<const KernelEntry<RouterBackward>> kernel_entries() {
 
 template <> std::span<const KernelEntry<BalanceLossCall>> kernel_entries() {
   static constexpr KernelEntry<BalanceLossCall> kEntries[] = {
+      avx512_rows<BalanceLossCall, cpu::balance_loss>(),
+      avx2_rows<BalanceLossCall, cpu::balance_loss>(),
       reference<BalanceLossCall>(ref::balance_loss),
   };
   return kEntries;
@@ -130,6 +169,8 @@ template <> std::span<const KernelEntry<DispatchPlan>> kernel_entries() {
 
 template <> std::span<const KernelEntry<GatherRowsParams>> kernel_entries() {
   static constexpr KernelEntry<GatherRowsParams> kEntries[] = {
+      avx512_rows<GatherRowsParams, cpu::gather_rows>(),
+      avx2_rows<GatherRowsParams, cpu::gather_rows>(),
       reference<GatherRowsParams>(ref::gather_rows),
   };
   return kEntries;
@@ -137,6 +178,8 @@ template <> std::span<const KernelEntry<GatherRowsParams>> kernel_entries() {
 
 template <> std::span<const KernelEntry<CombineRowsParams>> kernel_entries() {
   static constexpr KernelEntry<CombineRowsParams> kEntries[] = {
+      avx512_rows<CombineRowsParams, cpu::combine_rows>(),
+      avx2_rows<CombineRowsParams, cpu::combine_rows>(),
       reference<CombineRowsParams>(ref::combine_rows),
   };
   return kEntries;
@@ -144,6 +187,8 @@ template <> std::span<const KernelEntry<CombineRowsParams>> kernel_entries() {
 
 template <> std::span<const KernelEntry<EmbeddingForwardParams>> kernel_entries() {
   static constexpr KernelEntry<EmbeddingForwardParams> kEntries[] = {
+      avx512_rows<EmbeddingForwardParams, cpu::embedding_forward>(),
+      avx2_rows<EmbeddingForwardParams, cpu::embedding_forward>(),
       reference<EmbeddingForwardParams>(ref::embedding_forward),
   };
   return kEntries;
@@ -151,6 +196,8 @@ template <> std::span<const KernelEntry<EmbeddingForwardParams>> kernel_entries(
 
 template <> std::span<const KernelEntry<EmbeddingBackwardParams>> kernel_entries() {
   static constexpr KernelEntry<EmbeddingBackwardParams> kEntries[] = {
+      avx512_rows<EmbeddingBackwardParams, cpu::embedding_backward>(),
+      avx2_rows<EmbeddingBackwardParams, cpu::embedding_backward>(),
       reference<EmbeddingBackwardParams>(ref::embedding_backward),
   };
   return kEntries;
@@ -158,6 +205,8 @@ template <> std::span<const KernelEntry<EmbeddingBackwardParams>> kernel_entries
 
 template <> std::span<const KernelEntry<CrossEntropyParams>> kernel_entries() {
   static constexpr KernelEntry<CrossEntropyParams> kEntries[] = {
+      avx512_rows<CrossEntropyParams, cpu::cross_entropy>(),
+      avx2_rows<CrossEntropyParams, cpu::cross_entropy>(),
       reference<CrossEntropyParams>(ref::cross_entropy),
   };
   return kEntries;
@@ -165,6 +214,8 @@ template <> std::span<const KernelEntry<CrossEntropyParams>> kernel_entries() {
 
 template <> std::span<const KernelEntry<CastParams>> kernel_entries() {
   static constexpr KernelEntry<CastParams> kEntries[] = {
+      avx512_rows<CastParams, cpu::cast>(),
+      avx2_rows<CastParams, cpu::cast>(),
       reference<CastParams>(ref::cast),
   };
   return kEntries;
@@ -172,6 +223,8 @@ template <> std::span<const KernelEntry<CastParams>> kernel_entries() {
 
 template <> std::span<const KernelEntry<AddParams>> kernel_entries() {
   static constexpr KernelEntry<AddParams> kEntries[] = {
+      avx512_rows<AddParams, cpu::add>(),
+      avx2_rows<AddParams, cpu::add>(),
       reference<AddParams>(ref::add),
   };
   return kEntries;
@@ -179,6 +232,8 @@ template <> std::span<const KernelEntry<AddParams>> kernel_entries() {
 
 template <> std::span<const KernelEntry<ScaleParams>> kernel_entries() {
   static constexpr KernelEntry<ScaleParams> kEntries[] = {
+      avx512_rows<ScaleParams, cpu::scale>(),
+      avx2_rows<ScaleParams, cpu::scale>(),
       reference<ScaleParams>(ref::scale),
   };
   return kEntries;
@@ -186,6 +241,8 @@ template <> std::span<const KernelEntry<ScaleParams>> kernel_entries() {
 
 template <> std::span<const KernelEntry<SumOfSquaresParams>> kernel_entries() {
   static constexpr KernelEntry<SumOfSquaresParams> kEntries[] = {
+      avx512_rows<SumOfSquaresParams, cpu::sum_of_squares>(),
+      avx2_rows<SumOfSquaresParams, cpu::sum_of_squares>(),
       reference<SumOfSquaresParams>(ref::sum_of_squares),
   };
   return kEntries;
@@ -193,6 +250,8 @@ template <> std::span<const KernelEntry<SumOfSquaresParams>> kernel_entries() {
 
 template <> std::span<const KernelEntry<AdamwParams>> kernel_entries() {
   static constexpr KernelEntry<AdamwParams> kEntries[] = {
+      avx512_rows<AdamwParams, cpu::adamw>(),
+      avx2_rows<AdamwParams, cpu::adamw>(),
       reference<AdamwParams>(ref::adamw),
   };
   return kEntries;

@@ -50,8 +50,13 @@ void mask_groups(const RouterForward& p, std::vector<C>& biased) {
   std::vector<C> group_score(static_cast<size_t>(p.n_group));
   for (int64_t g = 0; g < p.n_group; ++g) {
     std::vector<C> members(biased.begin() + g * group_size, biased.begin() + (g + 1) * group_size);
-    std::sort(members.begin(), members.end(), std::greater<C>());
-    group_score[static_cast<size_t>(g)] = p.group_score == GroupScore::kTop2Sum ? members[0] + members[1] : members[0];
+    C score = 0;
+    for (int best = 0; best < (p.group_score == GroupScore::kTop2Sum ? 2 : 1); ++best) {
+      const int64_t i = argmax(members);
+      score += i < 0 ? kMinusInfinity<C> : members[static_cast<size_t>(i)];
+      if (i >= 0) members[static_cast<size_t>(i)] = kMinusInfinity<C>;
+    }
+    group_score[static_cast<size_t>(g)] = score;
   }
   std::vector<bool> keep(static_cast<size_t>(p.n_group), false);
   for (int64_t i = 0; i < p.topk_group; ++i) {
@@ -80,8 +85,12 @@ void router_forward(Context&, const RouterForward& p) {
       int32_t* idx = p.idx_TA.as<int32_t>() + t * p.idx_TA.stride[0];
       C sum = 0;
       for (int64_t a = 0; a < top_k; ++a) {
-        const int64_t e = argmax(biased);
-        FATHOM_CHECK(e >= 0, "token {} has fewer than {} experts with a finite score", t, top_k);
+        int64_t e = argmax(biased);
+        // Only NaN left: the lowest expert not yet chosen. The weights are NaN then, and so is the loss,
+        // which is where a bad run is stopped and traced back.
+        for (int64_t i = 0; e < 0; ++i) {
+          if (std::find(idx, idx + a, static_cast<int32_t>(i)) == idx + a) e = i;
+        }
         idx[a] = static_cast<int32_t>(e);
         biased[static_cast<size_t>(e)] = kMinusInfinity<C>;
         sum += s[static_cast<size_t>(e)];
@@ -151,7 +160,7 @@ void balance_loss(Context&, const BalanceLossCall& call) {
         for (int64_t e = 0; e < num_experts; ++e) mean_score[static_cast<size_t>(e)] += s[static_cast<size_t>(e)] / z;
         for (int64_t a = 0; a < top_k; ++a) {
           const int64_t e = p.from_routing ? i32_row(p.idx_TA, t)[a] : argmax(s);
-          FATHOM_CHECK(e >= 0, "token {} has fewer than {} scores above -infinity", t, top_k);
+          if (e < 0) break;  // NaN scores: the loss is NaN already
           ++count[static_cast<size_t>(e)];
           s[static_cast<size_t>(e)] = kMinusInfinity<C>;
         }
