@@ -1,0 +1,24 @@
+// Counts every allocation of the process. Include it in one file of a test program: it replaces the
+// global operators.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <cstdlib>
+#include <new>
+
+namespace fathom::testing_models {
+inline std::atomic<int64_t> num_allocations{0};
+}
+
+// Not inlined: the compiler would see malloc's memory reach operator delete and warn.
+[[gnu::noinline]] void* operator new(size_t bytes) {
+  fathom::testing_models::num_allocations.fetch_add(1, std::memory_order_relaxed);
+  if (void* p = std::malloc(bytes)) return p;
+  throw std::bad_alloc();
+}
+[[gnu::noinline]] void* operator new[](size_t bytes) { return operator new(bytes); }
+[[gnu::noinline]] void operator delete(void* p) noexcept { std::free(p); }
+[[gnu::noinline]] void operator delete[](void* p) noexcept { std::free(p); }
+[[gnu::noinline]] void operator delete(void* p, size_t) noexcept { std::free(p); }
+[[gnu::noinline]] void operator delete[](void* p, size_t) noexcept { std::free(p); }
