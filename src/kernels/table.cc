@@ -2,6 +2,7 @@
 // checks; the reference supports everything those let through.
 #include "kernels/table.h"
 
+#include "kernels/cpu/attention.h"
 #include "kernels/cpu/matmul.h"
 #include "kernels/cpu/row_ops.h"
 #include "kernels/ref/ref.h"
@@ -66,6 +67,9 @@ template <> std::span<const KernelEntry<GroupedGemmParams>> kernel_entries() {
 
 template <> std::span<const KernelEntry<MlaAttentionForward>> kernel_entries() {
   static constexpr KernelEntry<MlaAttentionForward> kEntries[] = {
+      {"avx512bf16", IsaLevel::kAvx512Bf16, cpu::attention_forward_bf16_supports, cpu::mla_attention_forward_avx512bf16},
+      {"avx512", IsaLevel::kAvx512, cpu::attention_forward_supports, cpu::mla_attention_forward_avx512},
+      {"avx2", IsaLevel::kAvx2, cpu::attention_forward_supports, cpu::mla_attention_forward_avx2},
       reference<MlaAttentionForward>(ref::mla_attention_forward),
   };
   return kEntries;
@@ -73,6 +77,9 @@ template <> std::span<const KernelEntry<MlaAttentionForward>> kernel_entries() {
 
 template <> std::span<const KernelEntry<MlaAttentionBackward>> kernel_entries() {
   static constexpr KernelEntry<MlaAttentionBackward> kEntries[] = {
+      {"avx512bf16", IsaLevel::kAvx512Bf16, cpu::attention_backward_bf16_supports, cpu::mla_attention_backward_avx512bf16},
+      {"avx512", IsaLevel::kAvx512, cpu::attention_backward_supports, cpu::mla_attention_backward_avx512},
+      {"avx2", IsaLevel::kAvx2, cpu::attention_backward_supports, cpu::mla_attention_backward_avx2},
       reference<MlaAttentionBackward>(ref::mla_attention_backward),
   };
   return kEntries;
@@ -80,6 +87,9 @@ template <> std::span<const KernelEntry<MlaAttentionBackward>> kernel_entries() 
 
 template <> std::span<const KernelEntry<MlaDecodeParams>> kernel_entries() {
   static constexpr KernelEntry<MlaDecodeParams> kEntries[] = {
+      {"avx512bf16", IsaLevel::kAvx512Bf16, cpu::mla_decode_bf16_supports, cpu::mla_decode_avx512bf16},
+      {"avx512", IsaLevel::kAvx512, cpu::mla_decode_supports, cpu::mla_decode_avx512},
+      {"avx2", IsaLevel::kAvx2, cpu::mla_decode_supports, cpu::mla_decode_avx2},
       reference<MlaDecodeParams>(ref::mla_decode),
   };
   return kEntries;

@@ -4,10 +4,8 @@
 #include <algorithm>
 #include <cmath>
 
-#include "core/random.h"
 #include "kernels/cpu/gemm_blocked.h"
-#include "kernels/table.h"
-#include "kernels/test_tensor.h"
+#include "kernels/cpu/test_operand.h"
 
 namespace fathom {
 namespace {
@@ -18,35 +16,6 @@ struct Types {
 constexpr Types kTypes[] = {{DType::kF32, DType::kF32}, {DType::kBF16, DType::kBF16}, {DType::kBF16, DType::kF32}};
 constexpr GemmLayout kLayouts[] = {GemmLayout::kNt, GemmLayout::kNn, GemmLayout::kTn};
 constexpr double kOld = 0.75;  // what c holds before an accumulating product
-
-// `columns` of a tensor with NaN on both sides.
-struct Strided {
-  Strided(DType dtype, int64_t rows, int64_t columns, const char* name, int64_t padding = 3)
-      : all(dtype, {rows, columns + 2 * padding}, name), columns_(columns), padding_(padding) {}
-  TensorView view() const { return all.view().columns(padding_, columns_); }
-  int64_t index(int64_t row, int64_t column) const { return row * all.view().dim(1) + padding_ + column; }
-  Strided& normal(uint64_t seed) {
-    const Random random(seed, RandomPurpose::kTest);
-    for (int64_t i = 0; i < view().dim(0); ++i) {
-      for (int64_t j = 0; j < view().dim(1); ++j) {
-        all.set(index(i, j), random.normal(static_cast<uint64_t>(i * view().dim(1) + j)));
-      }
-    }
-    return *this;
-  }
-  // Row-major values of the view.
-  std::vector<double> values() const {
-    std::vector<double> v;
-    for (int64_t i = 0; i < view().dim(0); ++i) {
-      for (int64_t j = 0; j < view().dim(1); ++j) v.push_back(all[index(i, j)]);
-    }
-    return v;
-  }
-  TestTensor all;
-
- private:
-  int64_t columns_, padding_;
-};
 
 // c and the sum of |a||b|, which bounds its rounding.
 struct Expected {
@@ -75,49 +44,14 @@ double tolerance(double value, double magnitude, const Types& types, int64_t k, 
   return sum + unit_roundoff(types.out) * 1.01 * std::fabs(value) + 0x1p-110;
 }
 
-// The largest error in units of its tolerance: above 1, or NaN, fails.
-double worst_margin(const Strided& c, const Expected& e, const Types& types, int64_t k, bool accumulate) {
-  double worst = 0;
-  const std::vector<double> got = c.values();
-  for (size_t i = 0; i < got.size(); ++i) {
-    const double want = e.c[i] + (accumulate ? kOld : 0);
-    const double margin = std::fabs(got[i] - want) / tolerance(want, e.magnitude[i], types, k, accumulate);
-    if (!(margin <= worst)) worst = margin;
-    if (std::isnan(worst)) break;
+// The largest error in units of its tolerance.
+double margin_of(const Operand& c, const Expected& e, const Types& types, int64_t k, bool accumulate) {
+  std::vector<double> want, tolerances;
+  for (size_t i = 0; i < e.c.size(); ++i) {
+    want.push_back(e.c[i] + (accumulate ? kOld : 0));
+    tolerances.push_back(tolerance(want.back(), e.magnitude[i], types, k, accumulate));
   }
-  return worst;
-}
-
-// Every element outside the view is as it was.
-bool untouched_beside(const Strided& t) {
-  for (int64_t i = 0; i < t.view().dim(0); ++i) {
-    for (int64_t j = -3; j < t.view().dim(1) + 3; ++j) {
-      if (j == 0) j = t.view().dim(1);
-      if (!std::isnan(t.all[t.index(i, j)])) return false;
-    }
-  }
-  return t.all.guards_intact();
-}
-
-void poison_scratch(Context& ctx) {
-  const auto poison = [](Scratch& scratch) {
-    Scratch::Mark mark(scratch);
-    const int64_t bytes = int64_t{1} << 21;
-    std::memset(scratch.allocate<uint8_t>(bytes, "poison"), 0xff, static_cast<size_t>(bytes));
-  };
-  poison(ctx.scratch());
-  for (int i = 0; i < ctx.threads().num_threads(); ++i) poison(ctx.thread_scratch(i));
-}
-
-template <typename Params>
-std::vector<KernelEntry<Params>> fast_entries(const Params& p) {
-  std::vector<KernelEntry<Params>> entries;
-  for (const KernelEntry<Params>& entry : kernel_entries<Params>()) {
-    if (entry.isa > IsaLevel::kReference && entry.isa <= supported_isa_levels().back() && entry.supports(p)) {
-      entries.push_back(entry);
-    }
-  }
-  return entries;
+  return worst_margin(c.values(), want, tolerances);
 }
 
 struct Sizes {
@@ -141,19 +75,17 @@ INSTANTIATE_TEST_SUITE_P(Layouts, Gemm, ::testing::ValuesIn(kLayouts));
 
 struct Operands {
   Operands(GemmLayout layout, const Types& types, const Sizes& s)
-      : a(types.in, layout == GemmLayout::kTn ? s.k : s.m, layout == GemmLayout::kTn ? s.m : s.k, "a"),
-        b(types.in, layout == GemmLayout::kNt ? s.n : s.k, layout == GemmLayout::kNt ? s.k : s.n, "b") {
+      : a(types.in, layout == GemmLayout::kTn ? Shape{s.k, s.m} : Shape{s.m, s.k}, "a"),
+        b(types.in, layout == GemmLayout::kNt ? Shape{s.n, s.k} : Shape{s.k, s.n}, "b") {
     a.normal(1);
     b.normal(2);
   }
-  Strided a, b;
+  Operand a, b;
 };
 
-Strided output(DType dtype, const Sizes& s, bool accumulate) {
-  Strided c(dtype, s.m, s.n, "c");
-  for (int64_t i = 0; accumulate && i < s.m; ++i) {
-    for (int64_t j = 0; j < s.n; ++j) c.all.set(c.index(i, j), kOld);
-  }
+Operand output(DType dtype, const Sizes& s, bool accumulate) {
+  Operand c(dtype, {s.m, s.n}, "c");
+  if (accumulate) c.fill(kOld);
   return c;
 }
 
@@ -168,16 +100,16 @@ TEST_P(Gemm, EveryEntryMatchesFloat64AtEveryEdge) {
       const Expected e = multiply_f64(layout, in.a.values().data(), in.b.values().data(), s.m, s.n, s.k);
       for (const bool accumulate : {false, true}) {
         for (const auto& entry : fast_entries(GemmParams{layout, in.a.view(), in.b.view(), TensorView{}})) {
-          Strided c = output(types.out, s, accumulate), again = output(types.out, s, accumulate);
+          Operand c = output(types.out, s, accumulate), again = output(types.out, s, accumulate);
           poison_scratch(one);
           poison_scratch(two);
           entry.run(one, {layout, in.a.view(), in.b.view(), c.view(), accumulate});
           entry.run(two, {layout, in.a.view(), in.b.view(), again.view(), accumulate});
-          const double margin = worst_margin(c, e, types, s.k, accumulate);
+          const double margin = margin_of(c, e, types, s.k, accumulate);
           ASSERT_LE(margin, 1) << entry.name << " m " << s.m << " n " << s.n << " k " << s.k << " out "
                                << dtype_name(types.out) << " accumulate " << accumulate;
-          ASSERT_TRUE(untouched_beside(c)) << entry.name << " m " << s.m << " n " << s.n << " k " << s.k;
-          ASSERT_EQ(c.all.bytes(), again.all.bytes()) << entry.name << ": bits depend on the number of threads";
+          ASSERT_TRUE(c.untouched_beside()) << entry.name << " m " << s.m << " n " << s.n << " k " << s.k;
+          ASSERT_EQ(c.bytes(), again.bytes()) << entry.name << ": bits depend on the number of threads";
           if (types.out == DType::kF32) worst = std::max(worst, margin);  // bf16 reaches half a unit by rounding
           ++num_runs;
         }
@@ -195,9 +127,9 @@ TEST_P(Gemm, ComparisonSeesMistakes) {
   const Operands in(layout, types, s);
   Context ctx(1);
   const auto margin = [&](const TensorView& a, const TensorView& b, bool accumulate) {
-    Strided c = output(types.out, s, false);
+    Operand c = output(types.out, s, false);
     gemm(ctx, {layout, a, b, c.view()});
-    return worst_margin(c, multiply_f64(layout, in.a.values().data(), in.b.values().data(), s.m, s.n, s.k), types, s.k,
+    return margin_of(c, multiply_f64(layout, in.a.values().data(), in.b.values().data(), s.m, s.n, s.k), types, s.k,
                         accumulate);
   };
   EXPECT_LE(margin(in.a.view(), in.b.view(), false), 1);
@@ -215,15 +147,15 @@ TEST_P(Gemm, NonFiniteInputsReachTheirOutputsOnly) {
   for (const Types& types : kTypes) {
     Operands in(layout, types, s);
     const int64_t row = 17, column = 35;
-    in.a.all.set(layout == GemmLayout::kTn ? in.a.index(3, row) : in.a.index(row, 3), NAN);
-    in.b.all.set(layout == GemmLayout::kNt ? in.b.index(column, 8) : in.b.index(8, column), INFINITY);
+    in.a.set(layout == GemmLayout::kTn ? 3 * s.m + row : row * s.k + 3, NAN);
+    in.b.set(layout == GemmLayout::kNt ? column * s.k + 8 : 8 * s.n + column, INFINITY);
     Context ctx(1);
     for (const auto& entry : fast_entries(GemmParams{layout, in.a.view(), in.b.view(), TensorView{}})) {
-      Strided c = output(types.out, s, false);
+      Operand c = output(types.out, s, false);
       entry.run(ctx, {layout, in.a.view(), in.b.view(), c.view()});
       for (int64_t i = 0; i < s.m; ++i) {
         for (int64_t j = 0; j < s.n; ++j) {
-          const double value = c.all[c.index(i, j)];
+          const double value = c[i * s.n + j];
           EXPECT_EQ(std::isnan(value), i == row) << entry.name << i << "," << j;
           EXPECT_EQ(std::isinf(value), i != row && j == column) << entry.name << i << "," << j;
         }
@@ -239,14 +171,14 @@ TEST(GemmInvariance, ARowDoesNotDependOnTheOthers) {
     const Operands in(GemmLayout::kNt, types, s);
     Context ctx(2);
     for (const auto& entry : fast_entries(GemmParams{GemmLayout::kNt, in.a.view(), in.b.view(), TensorView{}})) {
-      Strided all = output(types.out, s, false);
+      Operand all = output(types.out, s, false);
       entry.run(ctx, {GemmLayout::kNt, in.a.view(), in.b.view(), all.view()});
       for (const int64_t count : {1, 3, 16, 140}) {
-        Strided few = output(types.out, {count, s.n, s.k}, false);
+        Operand few = output(types.out, {count, s.n, s.k}, false);
         entry.run(ctx, {GemmLayout::kNt, in.a.view().rows(5, count), in.b.view(), few.view()});
         for (int64_t i = 0; i < count; ++i) {
           for (int64_t j = 0; j < s.n; ++j) {
-            ASSERT_EQ(few.all[few.index(i, j)], all.all[all.index(5 + i, j)]) << entry.name << " " << count;
+            ASSERT_EQ(few[i * s.n + j], all[(5 + i) * s.n + j]) << entry.name << " " << count;
           }
         }
       }
@@ -261,8 +193,8 @@ TEST(GemmBatches, SmallBudgetGivesTheSameBits) {
   for (const GemmLayout layout : kLayouts) {
     const Sizes s{100, 90, 600};
     const Operands in(layout, kTypes[1], s);
-    Strided whole = output(DType::kBF16, s, false), cut = output(DType::kBF16, s, false);
-    const auto run = [&](Strided& c, int64_t budget) {
+    Operand whole = output(DType::kBF16, s, false), cut = output(DType::kBF16, s, false);
+    const auto run = [&](Operand& c, int64_t budget) {
       cpu::Product p{in.a.view().data, in.b.view().data, c.view().data, s.m, s.n, s.k, in.a.view().stride[0],
                      in.b.view().stride[0], c.view().stride[0]};
       cpu::multiply(ctx, cpu::kGemmAvx2,
@@ -270,17 +202,17 @@ TEST(GemmBatches, SmallBudgetGivesTheSameBits) {
     };
     run(whole, cpu::kSharedPanelBytes);
     run(cut, 1000);
-    EXPECT_EQ(whole.all.bytes(), cut.all.bytes());
+    EXPECT_EQ(whole.bytes(), cut.bytes());
     run(cut, 100000);
-    EXPECT_EQ(whole.all.bytes(), cut.all.bytes());
+    EXPECT_EQ(whole.bytes(), cut.bytes());
   }
 }
 
 class GroupedGemm : public ::testing::TestWithParam<GemmLayout> {};
 INSTANTIATE_TEST_SUITE_P(Layouts, GroupedGemm, ::testing::ValuesIn(kLayouts));
 
-// An expert's tensors [E, x, y] with NaN columns beside, as a view of Strided rows.
-TensorView by_expert(const Strided& t, int64_t num_experts) {
+// An expert's tensors [E, x, y] with NaN columns beside, as a view of its rows.
+TensorView by_expert(const Operand& t, int64_t num_experts) {
   TensorView v = t.view();
   const int64_t rows = t.view().dim(0) / num_experts;
   v.shape = Shape{num_experts, rows, t.view().dim(1)};
@@ -299,14 +231,15 @@ TEST_P(GroupedGemm, EveryEntryEqualsOneProductPerExpert) {
       for (const auto& [n, k] : {std::pair<int64_t, int64_t>{33, 47}, {64, 14}, {1, 515}}) {
         const int64_t num_experts = 5, rows = offsets.back();
         // nt and nn: c[U, n] = a[U, k] b_e; tn: c_e[k, n] = a[U, k]^T b[U, n].
-        Strided a(types.in, rows, k, "a");
-        Strided b(types.in, weight_gradient ? rows : num_experts * (layout == GemmLayout::kNt ? n : k),
-                  layout == GemmLayout::kNt ? k : n, "b");
+        Operand a(types.in, {rows, k}, "a");
+        Operand b(types.in,
+                  {weight_gradient ? rows : num_experts * (layout == GemmLayout::kNt ? n : k), layout == GemmLayout::kNt ? k : n},
+                  "b");
         a.normal(3);
         b.normal(4);
         const Sizes c_sizes{weight_gradient ? num_experts * k : rows, n, 0};
         for (const bool accumulate : {false, true}) {
-          const auto params = [&](const Strided& c) {
+          const auto params = [&](const Operand& c) {
             return GroupedGemmParams{.layout = layout,
                                      .a = a.view(),
                                      .b = weight_gradient ? b.view() : by_expert(b, num_experts),
@@ -315,7 +248,7 @@ TEST_P(GroupedGemm, EveryEntryEqualsOneProductPerExpert) {
                                      .num_experts = num_experts,
                                      .accumulate = accumulate};
           };
-          Strided want = output(types.out, c_sizes, accumulate);
+          Operand want = output(types.out, c_sizes, accumulate);
           for (const auto& entry : fast_entries(params(want))) {
             // The dense entry of the same name was tested above and must agree in every bit.
             want = output(types.out, c_sizes, accumulate);
@@ -329,11 +262,11 @@ TEST_P(GroupedGemm, EveryEntryEqualsOneProductPerExpert) {
               }
             }
             for (Context* ctx : {&one, &two}) {
-              Strided c = output(types.out, c_sizes, accumulate);
+              Operand c = output(types.out, c_sizes, accumulate);
               poison_scratch(*ctx);
               entry.run(*ctx, params(c));
-              ASSERT_EQ(c.all.bytes(), want.all.bytes()) << entry.name << " rows " << rows << " n " << n << " k " << k;
-              ASSERT_TRUE(untouched_beside(c));
+              ASSERT_EQ(c.bytes(), want.bytes()) << entry.name << " rows " << rows << " n " << n << " k " << k;
+              ASSERT_TRUE(c.untouched_beside());
             }
           }
         }
@@ -345,7 +278,7 @@ TEST_P(GroupedGemm, EveryEntryEqualsOneProductPerExpert) {
 TEST(GemmScratch, AllocatesNothingTheSecondTime) {
   Context ctx(1);
   const Operands in(GemmLayout::kNt, kTypes[1], {100, 90, 600});
-  Strided c = output(DType::kBF16, {100, 90, 600}, false);
+  Operand c = output(DType::kBF16, {100, 90, 600}, false);
   gemm(ctx, {GemmLayout::kNt, in.a.view(), in.b.view(), c.view()});
   const int64_t shared = ctx.scratch().capacity_bytes(), own = ctx.thread_scratch(0).capacity_bytes();
   gemm(ctx, {GemmLayout::kNt, in.a.view(), in.b.view(), c.view()});
