@@ -14,6 +14,7 @@
 #include <cstdlib>
 #include <map>
 #include <memory>
+#include <utility>
 
 #include "core/error.h"
 
@@ -194,6 +195,7 @@ class Parser {
       : app_("Trains DeepSeek-V3 language models and talks to them.", "fathom") {
     app_.set_version_flag("--version", "fathom " FATHOM_VERSION);
     app_.get_formatter()->column_width(34);
+    app_.get_formatter()->label("SUBCOMMAND", "VERB");
     app_.footer(kExitTable);
     for (const Verb& verb : verbs) add_verb(verb);
   }
@@ -234,12 +236,12 @@ class Parser {
       last = verb.name.substr(space + 1);
       CLI::App*& group = groups_[first];
       if (group == nullptr) {
-        group = app_.add_subcommand(first, "see `fathom " + first + " --help`");
+        group = app_.add_subcommand(first, "see `fathom " + first + " --help`")->group("Verbs");
         group->footer(kExitTable);
       }
       parent = group;
     }
-    CLI::App* app = parent->add_subcommand(last, verb.help);
+    CLI::App* app = parent->add_subcommand(last, verb.help)->group("Verbs");
     Node node{.verb = &verb, .line = std::make_unique<CommandLine>(), .options = {}};
     verb.declare(*node.line);
     for (const OptionSpec& spec : node.line->options_)
@@ -254,7 +256,8 @@ class Parser {
     if (!spec.allowed_.empty()) help += fmt::format(": {}", fmt::join(spec.allowed_, ", "));
     if (!spec.default_text_.empty()) help += fmt::format(" [{}]", spec.default_text_);
     const bool positional = !spec.name_.starts_with("--");
-    if (spec.kind_ == OptionSpec::Kind::kFlag) return app.add_flag(spec.name_, help);
+    // The const matters: add_flag takes a mutable string for a variable to store the flag in.
+    if (spec.kind_ == OptionSpec::Kind::kFlag) return app.add_flag(spec.name_, std::as_const(help));
     CLI::Option* option = app.add_option(spec.name_, CLI::callback_t{}, help);
     const bool list = spec.kind_ == OptionSpec::Kind::kTextList;
     if (list || !positional) {
@@ -292,7 +295,7 @@ class Parser {
   std::string help_text() {
     CLI::App* app = chosen();
     const CLI::App* parent = app->get_parent();
-    return app->help(parent == nullptr ? app->get_name() : path_of(app));
+    return app->help(parent == nullptr ? "" : path_of(parent));
   }
 
   // A word that nobody asked for: most likely a typo.

@@ -147,6 +147,8 @@ TEST(CommandLine, HelpShowsDefaultsAndExitStatuses) {
   expect_contains(all, "75 saved and ended on a signal");
   const std::string train = parse(verbs, {"train", "--help"}).text;
   expect_contains(train, "fathom train");
+  expect_contains(train, "Usage: fathom train [OPTIONS]");
+  expect_contains(train, "result as JSON");
   expect_contains(train, "[10]");
   expect_contains(train, "fp32, bf16, fp8");
   expect_contains(train, "(required)");

@@ -6,7 +6,7 @@
 int main(int argc, char** argv) {
   using namespace fathom::cli;
   const std::vector<Verb> verbs = {
-      logits_verb(), grads_verb(), generate_verb(), chat_verb(),
+      doctor_verb(), logits_verb(), grads_verb(), generate_verb(), chat_verb(),
   };
   return run_program(verbs, {argv + 1, argv + argc});
 }

@@ -6,6 +6,7 @@
 namespace fathom::cli {
 
 // In the order of main.cc.
+Verb doctor_verb();
 Verb logits_verb();
 Verb grads_verb();
 Verb generate_verb();
