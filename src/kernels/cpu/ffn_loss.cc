@@ -37,7 +37,7 @@ void cross_entropy(Context& ctx, const CrossEntropyParams& p, const RowKernels& 
   const float grad_scale = static_cast<float>(p.grad_scale);
   const bool wants_gradient = !p.dlogits_TV.empty();
   const int out_bf16 = is_bf16(p.dlogits_TV);
-  for_rows(ctx, p.logits_TV.dim(0), vocab, [&](int64_t t, int) {
+  for_rows(ctx, p.logits_TV.dim(0), vocab, [&](int64_t t, int thread_idx) {
     const float* logits = f32_row(p.logits_TV, t);
     const int32_t label = p.labels_T[t];
     if (label < 0) {
@@ -48,11 +48,14 @@ void cross_entropy(Context& ctx, const CrossEntropyParams& p, const RowKernels& 
       return;
     }
     const float largest = rows.max(logits, vocab);
-    const float sum = rows.sum_exp(logits, largest, vocab);
-    const float shifted = logits[label] - largest;  // before dlogits may overwrite it
+    const float shifted = logits[label] - largest;
+    Scratch& scratch = ctx.thread_scratch(thread_idx);
+    const Scratch::Mark mark(scratch);
+    float* exps = scratch.allocate<float>(vocab, "cross_entropy_exps");  // kept: an exp costs more than a store
+    const float sum = rows.exp_sum(logits, largest, exps, vocab);
     loss[t] = std::log(sum) - shifted;
     if (!wants_gradient) return;
-    rows.exp_scaled[out_bf16](logits, largest, grad_scale / sum, row_at(p.dlogits_TV, t), vocab);
+    rows.scaled[out_bf16](exps, grad_scale / sum, row_at(p.dlogits_TV, t), vocab);
     const float at_label = grad_scale * (std::exp(shifted) / sum - 1.0f);
     if (out_bf16 == 1) {
       static_cast<bf16*>(row_at(p.dlogits_TV, t))[label] = bf16(at_label);

@@ -13,13 +13,11 @@ constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 float group_score(const float* members, int64_t count, GroupScore kind, const RowKernels& rows) {
   if (kind == GroupScore::kMax) return rows.max(members, count);
   float first = kMinusInfinity, second = kMinusInfinity;
-  for (int64_t i = 0; i < count; ++i) {
-    if (members[i] > first) {
-      second = first;
-      first = members[i];
-    } else if (members[i] > second) {
-      second = members[i];
-    }
+  for (int64_t i = 0; i < count; ++i) {  // without branches, which random scores would mispredict; NaN falls through
+    const float x = members[i];
+    const float lower = x > first ? first : x;
+    first = x > first ? x : first;
+    second = lower > second ? lower : second;
   }
   return first + second;
 }
@@ -51,18 +49,14 @@ void router_forward(Context& ctx, const RouterForward& p, const RowKernels& rows
   const float* bias = p.bias_E.empty() ? nullptr : p.bias_E.as<float>();
   const float factor = static_cast<float>(p.routed_scaling_factor);
   const bool grouped = p.n_group > 1 && p.topk_group < p.n_group;
-  for_rows(ctx, p.logits_TE.dim(0), num_experts * 4, [&](int64_t t, int thread_idx) {
-    Scratch& scratch = ctx.thread_scratch(thread_idx);
-    const Scratch::Mark mark(scratch);
-    float* biased = scratch.allocate<float>(num_experts, "biased_scores");
-    float* groups = scratch.allocate<float>(2 * p.n_group, "group_scores");
+  const auto route = [&](int64_t t, float* biased, float* groups) {
     const float* logits = f32_row(p.logits_TE, t);
     float* s = f32_row_out(p.scores_TE, t);
     if (p.scoring == ScoringFunc::kSigmoid) {
       rows.sigmoid(logits, s, num_experts);
     } else {
       const float largest = rows.max(logits, num_experts);
-      rows.exp_scaled[0](logits, largest, 1.0f / rows.sum_exp(logits, largest, num_experts), s, num_experts);
+      rows.scale(s, 1.0f / rows.exp_sum(logits, largest, s, num_experts), num_experts);
     }
     std::memcpy(biased, s, static_cast<size_t>(num_experts) * sizeof(float));
     if (bias != nullptr) rows.add[0][0](bias, biased, num_experts);
@@ -84,6 +78,17 @@ void router_forward(Context& ctx, const RouterForward& p, const RowKernels& rows
     for (int64_t a = 0; a < top_k; ++a) {
       weight[a] = (p.norm_topk_prob ? s[idx[a]] / (sum + 1e-20f) : s[idx[a]]) * factor;
     }
+  };
+
+  const int64_t num_tokens = p.logits_TE.dim(0);
+  const int64_t block = std::max<int64_t>(1, kElementsPerIndex / (4 * num_experts));
+  ctx.threads().parallel_for(div_up(num_tokens, block), [&](int64_t index, int thread_idx) {
+    Scratch& scratch = ctx.thread_scratch(thread_idx);
+    const Scratch::Mark mark(scratch);
+    float* biased = scratch.allocate<float>(num_experts, "biased_scores");
+    float* groups = scratch.allocate<float>(2 * p.n_group, "group_scores");
+    const int64_t end = std::min(num_tokens, (index + 1) * block);
+    for (int64_t t = index * block; t < end; ++t) route(t, biased, groups);
   });
 }
 

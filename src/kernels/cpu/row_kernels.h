@@ -35,9 +35,9 @@ struct RowKernels {
   void (*exp)(const float* x, float* y, int64_t n);
   void (*sigmoid)(const float* x, float* y, int64_t n);
   float (*max)(const float* x, int64_t n);                       // -infinity for n = 0; NaNs are passed over
-  float (*sum_exp)(const float* x, float shift, int64_t n);      // sum of exp(x - shift)
-  // y = exp(x - shift) * factor; y may be x. [y]
-  void (*exp_scaled[2])(const float* x, float shift, float factor, void* y, int64_t n);
+  // y = exp(x - shift), returns their sum; y may be x.
+  float (*exp_sum)(const float* x, float shift, float* y, int64_t n);
+  void (*scaled[2])(const float* x, float factor, void* y, int64_t n);  // y = x * factor; y may be x. [y]
   int64_t (*argmax)(const float* x, int64_t n);                  // the lowest; -1 if nothing is above -infinity
   float (*sum)(const float* x, int64_t n);
   float (*dot)(const float* x, const float* y, int64_t n);
