@@ -21,7 +21,7 @@ OUT = pathlib.Path(__file__).resolve().parent.parent / "tests" / "golden" / "ada
 
 
 def run(initial, gradients, rates, dtype):
-    parameters = {name: torch.nn.Parameter(value.to(dtype)) for name, value in initial.items()}
+    parameters = {name: torch.nn.Parameter(value.to(dtype).clone()) for name, value in initial.items()}
     optimizer = torch.optim.AdamW(parameters.values(), lr=1.0, betas=BETAS, eps=EPS,
                                   weight_decay=DECAY, foreach=False)
     after = {name: [] for name in parameters}
