@@ -97,18 +97,26 @@ TEST_F(Safetensors, EveryPrefixOfAFileIsRefused) {
 }
 
 TEST_F(Safetensors, ReadsTheOriginalLibrarysFile) {
-  // Made by the safetensors library from torch tensors: ten dtypes' worth of casts of one fp32 list.
-  SafetensorsReader reader(files_, std::string(FATHOM_GOLDEN_DIR) + "/fp8.safetensors");
+  // Made by the safetensors library from torch's casts of one fp32 list.
+  SafetensorsReader reader(files_, join_path(FATHOM_GOLDEN_DIR, "fp8.safetensors"));
   const TensorView values = reader.view(reader.at("cast.values"));
-  const TensorView e4m3_codes = reader.view(reader.at("cast.e4m3"));
-  const TensorView bf16_values = reader.view(reader.at("cast.bf16"));
-  ASSERT_EQ(values.dtype, DType::kF32);
-  ASSERT_EQ(e4m3_codes.dtype, DType::kE4M3);
+  const auto stored = [&](const char* name, DType dtype) {
+    const TensorView view = reader.view(reader.at(name));
+    EXPECT_EQ(view.dtype, dtype);
+    EXPECT_TRUE(view.shape == values.shape);
+    return view;
+  };
+  const TensorView as_e4m3 = stored("cast.e4m3", DType::kE4M3), as_e5m2 = stored("cast.e5m2", DType::kE5M2);
+  const TensorView as_bf16 = stored("cast.bf16", DType::kBF16), as_fp16 = stored("cast.fp16", DType::kF16);
   ASSERT_GT(values.num_elements(), 1000);
   for (int64_t i = 0; i < values.num_elements(); ++i) {
     const float value = values.as<float>()[i];
-    ASSERT_EQ(e4m3(value).bits, e4m3_codes.as<e4m3>()[i].bits) << value;
-    ASSERT_EQ(bf16(value).bits, bf16_values.as<bf16>()[i].bits) << value;
+    ASSERT_EQ(e4m3(value).bits, as_e4m3.as<e4m3>()[i].bits) << value;
+    ASSERT_EQ(bf16(value).bits, as_bf16.as<bf16>()[i].bits) << value;
+    ASSERT_EQ(fp16(value).bits, as_fp16.as<fp16>()[i].bits) << value;
+    if (std::fabs(value) <= 57344.0f) {  // beyond, torch's e5m2 overflows and ours saturates
+      ASSERT_EQ(e5m2(value).bits, as_e5m2.as<e5m2>()[i].bits) << value;
+    }
   }
 }
 
