@@ -40,6 +40,8 @@ template <typename... Fs>
 struct Overloaded : Fs... {
   using Fs::operator()...;
 };
+template <typename... Fs>
+Overloaded(Fs...) -> Overloaded<Fs...>;  // clang 14 does not deduce aggregates by itself
 
 void assign_value(const Json& value, const std::string& path, const ConfigPlace& place, ConfigEntry& entry,
                   ConfigOrigins& origins) {
