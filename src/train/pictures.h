@@ -26,7 +26,8 @@ struct ExpertLoad {
 };
 ExpertLoad expert_load(std::vector<std::string> row_names, int64_t num_experts, std::span<const int64_t> counts);
 std::string expert_load_svg(const ExpertLoad& load, const std::string& title);
-// Two rows of the map a line, in half blocks with 24-bit colours; `colour` false: digits, 5 = balanced.
+// Two rows of the map a line, in half blocks with 24-bit colours; `colour` false: a row a line, in digits: 3 is balanced,
+// 9 three times that or more.
 std::string terminal_expert_load(const ExpertLoad& load, int width, bool colour);
 
 }  // namespace fathom

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -18,8 +19,9 @@
 namespace fathom {
 
 struct BalanceConfig {
-  std::string mode = "bias";      // bias, sequence_loss, batch_loss (report section 4.5.3); sequence and batch
-                                  // also keep the loss, without moving the bias
+  // bias: the router bias moves, and the sequence-wise loss has its (small) weight, as published.
+  // sequence_loss, batch_loss: the loss alone, over each row or over each micro-batch (report section 4.5.3).
+  std::string mode = "bias";
   bool centred_update = false;
   bool from_routing = false;      // f counts the routing taken instead of the unbiased top-k (SPEC U3)
 };
@@ -33,6 +35,7 @@ struct StepConfig {
   OptimizerConfig optimizer;
   BalanceConfig balance;
 };
+void visit_fields(StepConfig& c, ConfigFields& f);
 
 // Means over the step.
 struct StepResult {
@@ -56,8 +59,8 @@ class TrainStep {
   // The first half of run(): losses and gradients; and the second.
   StepResult accumulate(const Batch& batch, const StepPlan& plan);
   void update(const StepPlan& plan, int64_t step, StepResult& result);
-  // Losses without gradients; expert_counts() are those of this call.
-  StepResult evaluate(const Batch& batch, int64_t num_rows);
+  // Losses without gradients.
+  StepResult evaluate(const Batch& batch);
 
   const Model& model() const { return model_; }
   ParameterSet& master() { return master_; }
@@ -71,6 +74,7 @@ class TrainStep {
   void refresh_weights();
 
  private:
+  LossScales balance_kind() const;  // which balance loss, all scales 0
   TokenBatch micro_batch(const Batch& batch, int64_t first_row, int64_t num_rows) const;
   [[noreturn]] void report_non_finite_loss(const TokenBatch& rows, int64_t first_row, double loss);
 
@@ -84,6 +88,10 @@ class TrainStep {
   std::unique_ptr<ParameterSet> average_;
   std::vector<int64_t> expert_counts_;
   std::vector<int64_t> moe_layers_;
+  struct RouterBias {
+    TensorView master, weights;
+  };
+  std::vector<RouterBias> biases_;  // by MoE layer
 };
 
 }  // namespace fathom

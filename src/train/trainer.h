@@ -43,40 +43,41 @@ struct LogConfig {
 };
 
 struct TrainConfig {
-  uint64_t seed() const { return static_cast<uint64_t>(seed_value); }
-  int64_t seed_value = 0;   // `seed` in files
+  int64_t seed = 0;         // of weights, data order and everything else that is drawn
   int64_t threads = 0;      // 0: one per processor
   int64_t max_steps = 0;    // stop here; 0: when schedule.total_tokens are seen
   ModelSourceConfig model;
   DataConfig data;
-  StepConfig step;          // fields `precision`, `context`, ... of the table [train]
+  StepConfig train;
   ScheduleConfig schedule;
   CheckpointPolicy checkpoint;
   LogConfig log;
 };
 void visit_fields(ModelSourceConfig& c, ConfigFields& f);
 void visit_fields(DataConfig& c, ConfigFields& f);
-void visit_fields(StepConfig& c, ConfigFields& f);
 void visit_fields(LogConfig& c, ConfigFields& f);
 void visit_fields(TrainConfig& c, ConfigFields& f);
 
-// What a configuration names, read: the architecture, and the loader over its tokenizer and sources.
-// `report` gets one line for each thing worth saying.
+// The architecture that a configuration names.
 ModelConfig load_model_config(FileSystem& files, const ModelSourceConfig& config);
-std::unique_ptr<Loader> load_data(Context& ctx, FileSystem& files, const TrainConfig& config,
-                                  const ModelConfig& model, std::vector<std::string>& report);
+// The tokenizer (read, or trained on the sources) and the packed sources that it names. The ids of bos
+// and eos in `model` become the tokenizer's. `report` gets one line for each thing worth saying.
+std::unique_ptr<Loader> load_data(Context& ctx, FileSystem& files, const TrainConfig& config, ModelConfig& model,
+                                  std::vector<std::string>& report);
+
+struct ResumeOptions {
+  bool allow_config_change = false;  // go on under another configuration than the checkpoint's
+};
 
 class Trainer {
  public:
-  // `loader`'s rows must fit config.step.context and the model's MTP depth.
+  // `loader`'s rows must be of config.train.context and the model's MTP depth.
   Trainer(Context& ctx, FileSystem& files, const TrainConfig& config, const ModelConfig& model,
           std::unique_ptr<Loader> loader);
 
-  // Makes `run_folder` ready for a new run. An Error when it cannot be written or already holds a run.
-  void start(const std::string& run_folder);
-  struct ResumeOptions {
-    bool allow_config_change = false;  // go on under another configuration than the checkpoint's
-  };
+  // Makes `run_folder` ready for a new run and writes its config.toml, with the origin of each value.
+  // An Error when it cannot be written or already holds a run.
+  void start(const std::string& run_folder, const ConfigOrigins& origins = {});
   // Goes on from the newest complete checkpoint, bit for bit; without one, starts from the beginning.
   // Checkpoints passed over are reported to `log`.
   void resume(const std::string& run_folder, LogSink* log, const ResumeOptions& options = {});
@@ -102,6 +103,8 @@ class Trainer {
   Loader& loader() { return *loader_; }
   // All steps of this process so far.
   const std::vector<StepRecord>& records() const { return records_; }
+  // "layer 3", "mtp 1": the rows of step().expert_counts().
+  std::vector<std::string> moe_layer_names() const;
   // Bits per byte of the held-out documents (at most max_rows rows); nullopt when there are none.
   std::optional<double> evaluate_held_out(int64_t max_rows);
   void save_checkpoint();
@@ -109,6 +112,7 @@ class Trainer {
 
  private:
   StepRecord one_step();
+  void open_log();
 
   Context& ctx_;
   FileSystem& files_;
@@ -118,6 +122,8 @@ class Trainer {
   TrainStep step_;
   TrainingState state_;
   Batch batch_;
+  Batch held_out_;
+  int64_t held_out_limit_ = 0;
   std::string run_folder_;
   std::unique_ptr<RunLog> log_;
   std::vector<StepRecord> records_;
