@@ -7,6 +7,10 @@ namespace fathom::cli {
 
 // In the order of main.cc.
 Verb doctor_verb();
+Verb tokenizer_train_verb();
+Verb tokenizer_encode_verb();
+Verb tokenizer_decode_verb();
+Verb tokenizer_show_verb();
 Verb logits_verb();
 Verb grads_verb();
 Verb generate_verb();

@@ -1,0 +1,127 @@
+#include "data/tokenizer/tokenizer_lines.h"
+
+#include <fmt/ranges.h>
+
+#include <algorithm>
+
+#include "core/error.h"
+#include "core/json.h"
+#include "data/compress/gzip.h"
+#include "data/tokenizer/unicode.h"
+
+namespace fathom {
+namespace {
+
+constexpr int64_t kMaxUnpackedBytes = int64_t{64} << 30;
+
+// The member `key` of the object on `line`, checked by `is_right`.
+template <typename Check>
+Json member_of_line(std::string_view line, const char* key, const std::string& where, std::string_view expected,
+                    Check is_right) {
+  Json json = parse_json(line, where);
+  if (!json.is_object() || !json.contains(key)) {
+    throw_bad_input({where, key, json.is_object() ? "no such key" : describe_json(json), std::string(expected), ""});
+  }
+  if (!is_right(json[key])) throw_bad_input({where, key, describe_json(json[key]), std::string(expected), ""});
+  return json[key];
+}
+
+std::string text_of_line(std::string_view line, const std::string& where) {
+  return member_of_line(line, "text", where, "a string", [](const Json& v) { return v.is_string(); }).get<std::string>();
+}
+
+template <typename F>
+void for_each_line(std::string_view text, F&& visit) {
+  int64_t number = 0;
+  while (!text.empty()) {
+    const size_t newline = text.find('\n');
+    visit(text.substr(0, newline), ++number);
+    text.remove_prefix(newline == std::string_view::npos ? text.size() : newline + 1);
+  }
+}
+
+bool is_blank(std::string_view line) { return line.find_first_not_of(" \t\r") == std::string_view::npos; }
+
+}  // namespace
+
+std::string encode_json_line(const Tokenizer& tokenizer, std::string_view line, const EncodeOptions& options,
+                             const std::string& where) {
+  const std::vector<TokenId> ids = tokenizer.encode(text_of_line(line, where), options);
+  return fmt::format("{{\"ids\": [{}]}}", fmt::join(ids, ", "));
+}
+
+std::string decode_json_line(const Tokenizer& tokenizer, std::string_view line, const DecodeOptions& options,
+                             const std::string& where) {
+  const Json values = member_of_line(line, "ids", where, "a list of token ids", [](const Json& v) { return v.is_array(); });
+  std::vector<TokenId> ids;
+  for (const Json& value : values) {
+    const bool fits = value.is_number_integer() && value.get<int64_t>() >= 0 && value.get<int64_t>() < tokenizer.vocab_size();
+    if (!fits) {
+      throw_bad_input({where, fmt::format("ids[{}]", ids.size()), describe_json(value),
+                       fmt::format("an id from 0 to {}", tokenizer.vocab_size() - 1), ""});
+    }
+    ids.push_back(value.get<TokenId>());
+  }
+  return Json{{"text", utf8_with_replacement(tokenizer.decode(ids, options))}}.dump();
+}
+
+std::string visible_token(std::string_view bytes) {
+  std::string text;
+  const auto size = static_cast<int64_t>(bytes.size());
+  for (int64_t at = 0; at < size;) {
+    const Utf8Char c = decode_utf8(bytes, at);
+    const char first = bytes[static_cast<size_t>(at)];
+    if (first == '\n') {
+      text += "\\n";
+    } else if (first == '\r') {
+      text += "\\r";
+    } else if (first == '\t') {
+      text += "\\t";
+    } else if (first == '\\') {
+      text += "\\\\";
+    } else if (c.bytes == 0 || c.code_point < 0x20 || (c.code_point >= 0x7F && c.code_point < 0xA0)) {
+      const int64_t end = at + std::max(c.bytes, 1);
+      for (int64_t i = at; i < end; ++i) text += fmt::format("\\x{:02X}", static_cast<uint8_t>(bytes[static_cast<size_t>(i)]));
+    } else {
+      text.append(bytes.substr(static_cast<size_t>(at), static_cast<size_t>(c.bytes)));
+    }
+    at += std::max(c.bytes, 1);
+  }
+  return text;
+}
+
+TrainingText::TrainingText(FileSystem& files, std::span<const std::string> paths, int64_t min_bytes) {
+  for (const std::string& path : paths) {
+    std::string text = files.read_all(path);
+    if (is_gzip(text)) text = gunzip(text, path, kMaxUnpackedBytes);
+    if (path.ends_with(".jsonl") || path.ends_with(".jsonl.gz")) {
+      for_each_line(text, [&](std::string_view line, int64_t number) {
+        if (!is_blank(line)) texts_.push_back(text_of_line(line, fmt::format("{}:{}", path, number)));
+      });
+    } else {
+      texts_.push_back(std::move(text));
+    }
+  }
+  for (const std::string& text : texts_) {
+    std::string_view rest = text;
+    while (static_cast<int64_t>(rest.size()) > min_bytes) {
+      size_t end = rest.find('\n', static_cast<size_t>(min_bytes));
+      // The next line must begin with a visible ASCII character: then no piece runs over the cut.
+      while (end != std::string_view::npos && end + 1 < rest.size() && (rest[end + 1] <= ' ' || rest[end + 1] > '~')) {
+        end = rest.find('\n', end + 1);
+      }
+      if (end == std::string_view::npos) break;
+      documents_.push_back(rest.substr(0, end + 1));
+      rest.remove_prefix(end + 1);
+    }
+    if (!rest.empty()) documents_.push_back(rest);
+  }
+}
+
+int64_t TrainingText::num_bytes() const {
+  int64_t bytes = 0;
+  for (const std::string_view document : documents_) bytes += static_cast<int64_t>(document.size());
+  return bytes;
+}
+
+}  // namespace fathom

@@ -1,0 +1,79 @@
+#include "data/tokenizer/tokenizer_lines.h"
+
+#include <gtest/gtest.h>
+
+#include <functional>
+
+#include "core/error.h"
+#include "data/tokenizer/bpe_trainer.h"
+
+namespace fathom {
+namespace {
+
+const Tokenizer& small() {
+  static const Tokenizer tokenizer = Tokenizer::load(local_file_system(), FATHOM_GOLDEN_DIR "/tokenizer/small");
+  return tokenizer;
+}
+
+void expect_error(const std::function<void()>& action, const std::string& said) {
+  try {
+    action();
+    ADD_FAILURE() << said;
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find(said), std::string::npos) << error.what();
+  }
+}
+
+TEST(TokenizerLines, EncodesAndDecodesLines) {
+  const std::string encoded = encode_json_line(small(), R"({"text": "a\n  b"})", {}, "in:1");
+  EXPECT_EQ(encoded, R"({"ids": [67, 201, 223, 276]})");
+  EXPECT_EQ(decode_json_line(small(), encoded, {}, "in:1"), R"({"text":"a\n  b"})");
+  EXPECT_EQ(encode_json_line(small(), R"({"text": ""})", {}, "in:1"), R"({"ids": []})");
+  EXPECT_EQ(encode_json_line(small(), R"({"text": "<｜end▁of▁sentence｜>"})", {.allow_special = true}, "in:1"), R"({"ids": [1]})");
+  EXPECT_EQ(decode_json_line(small(), R"({"ids": [1]})", {.skip_special = true}, "in:1"), R"({"text":""})");
+}
+
+TEST(TokenizerLines, BrokenLinesSayWhere) {
+  expect_error([] { encode_json_line(small(), "{", {}, "in:3"); }, "in:3");
+  expect_error([] { encode_json_line(small(), R"({"txt": 1})", {}, "in:3"); }, "no such key");
+  expect_error([] { encode_json_line(small(), R"({"text": 1})", {}, "in:3"); }, "a string");
+  expect_error([] { encode_json_line(small(), "[]", {}, "in:3"); }, "in:3");
+  expect_error([] { decode_json_line(small(), R"({"ids": 5})", {}, "in:3"); }, "a list of token ids");
+  expect_error([] { decode_json_line(small(), R"({"ids": [1, 1000]})", {}, "in:3"); }, "ids[1]");
+  expect_error([] { decode_json_line(small(), R"({"ids": [1.5]})", {}, "in:3"); }, "ids[0]");
+  expect_error([] { decode_json_line(small(), R"({"ids": [-1]})", {}, "in:3"); }, "0 to 999");
+}
+
+TEST(TokenizerLines, TokensAreMadeVisible) {
+  EXPECT_EQ(visible_token("a b\n\t\r\\"), R"(a b\n\t\r\\)");
+  EXPECT_EQ(visible_token("中\xE4\xBD\x01"), R"(中\xE4\xBD\x01)");
+}
+
+TEST(TokenizerLines, FilesAreCutWhereNoPieceIs) {
+  FileSystem& files = local_file_system();
+  const std::string corpus_path = FATHOM_GOLDEN_DIR "/tokenizer/small/corpus.txt.gz";
+  const TrainingText whole(files, std::vector{corpus_path});
+  const TrainingText cut(files, std::vector{corpus_path}, 1000);
+  EXPECT_EQ(whole.documents().size(), 1u);
+  EXPECT_GT(cut.documents().size(), 50u);
+  EXPECT_EQ(cut.num_bytes(), whole.num_bytes());
+  const BpeTrainConfig config{.vocab_size = 700};
+  EXPECT_TRUE(tokenizer_json(train_bpe(cut.documents(), config).definition()) ==
+              tokenizer_json(train_bpe(whole.documents(), config).definition()));
+}
+
+TEST(TokenizerLines, JsonLinesAreDocuments) {
+  FileSystem& files = local_file_system();
+  const std::string path = testing::TempDir() + "/fathom_training.jsonl";
+  write_file_atomically(files, path, "{\"text\": \"one\\n\"}\n\n{\"text\": \"\"}\n{\"text\": \"two\"}");
+  const TrainingText text(files, std::vector{path});
+  ASSERT_EQ(text.documents().size(), 2u);
+  EXPECT_EQ(text.documents()[0], "one\n");
+  EXPECT_EQ(text.documents()[1], "two");
+  write_file_atomically(files, path, "{\"text\": \"one\"}\n{\"text\": 2}\n");
+  expect_error([&] { TrainingText(files, std::vector{path}); }, "fathom_training.jsonl:2");
+  files.remove_all(path);
+}
+
+}  // namespace
+}  // namespace fathom
