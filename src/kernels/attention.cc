@@ -31,8 +31,8 @@ void check_attention(const P& p) {
   if (p.first_key_T != nullptr) {
     const int64_t row_tokens = num_tokens / p.num_rows;
     for (int64_t t = 0; t < num_tokens; ++t) {
-      FATHOM_CHECK(p.first_key_T[t] >= 0 && p.first_key_T[t] <= t % row_tokens, "attention: first key {} of token {}",
-                   p.first_key_T[t], t);
+      FATHOM_CHECK(p.first_key_T[t] >= 0 && p.first_key_T[t] <= t % row_tokens,
+                   "attention: first key {} of token {}", p.first_key_T[t], t);
     }
   }
 }
@@ -76,8 +76,8 @@ void mla_decode(Context& ctx, const MlaDecodeParams& p) {
     const TensorView& cache = p.cache_SX[b];
     check_tensor("mla_decode cache", cache, {cache.dim(0), latent + rope});
     check_dtype("mla_decode cache", cache, act);
-    FATHOM_CHECK(p.num_keys[b] >= 1 && p.num_keys[b] <= cache.dim(0), "mla_decode: query {} sees {} keys of {}", b,
-                 p.num_keys[b], cache.dim(0));
+    FATHOM_CHECK(p.num_keys[b] >= 1 && p.num_keys[b] <= cache.dim(0),
+                 "mla_decode: query {} sees {} keys of {}", b, p.num_keys[b], cache.dim(0));
   }
   run_kernel(ctx, p);
 }

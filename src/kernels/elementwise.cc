@@ -49,7 +49,8 @@ void cast(Context& ctx, const TensorView& x, const TensorView& y) {
 
 void add(Context& ctx, const TensorView& x, const TensorView& y) {
   check_same_shape("add", x, y);
-  FATHOM_CHECK_LE(dtype_bytes(x.dtype), dtype_bytes(y.dtype), "add: {} into {}", to_string(x), to_string(y));
+  FATHOM_CHECK_LE(dtype_bytes(x.dtype), dtype_bytes(y.dtype), "add: {} into {}", to_string(x),
+                  to_string(y));
   run_kernel(ctx, AddParams{x, y});
 }
 
@@ -67,7 +68,8 @@ void fill_zero(Context& ctx, const TensorView& x) {
     const int64_t bytes = x.num_bytes();
     ctx.threads().parallel_for((bytes + kBlockBytes - 1) / kBlockBytes, [&](int64_t i, int) {
       const int64_t begin = i * kBlockBytes;
-      std::memset(static_cast<std::byte*>(x.data) + begin, 0, static_cast<size_t>(std::min(kBlockBytes, bytes - begin)));
+      std::memset(static_cast<std::byte*>(x.data) + begin, 0,
+                  static_cast<size_t>(std::min(kBlockBytes, bytes - begin)));
     });
     return;
   }
@@ -102,14 +104,18 @@ int64_t first_non_finite(const TensorView& x) {
   check_same_shape("first_non_finite", x, x);
   const Rows rows(x);
   for (int64_t r = 0; r < rows.num_rows; ++r) {
-    const std::byte* row = static_cast<const std::byte*>(x.data) + rows.offset(r) * dtype_bytes(x.dtype);
+    const std::byte* row =
+        static_cast<const std::byte*>(x.data) + rows.offset(r) * dtype_bytes(x.dtype);
     int64_t found = -1;
     if (x.dtype == DType::kF64) {
-      found = first_with_exponent(reinterpret_cast<const uint64_t*>(row), rows.width, uint64_t{0x7ff} << 52);
+      found = first_with_exponent(reinterpret_cast<const uint64_t*>(row), rows.width,
+                                  uint64_t{0x7ff} << 52);
     } else if (x.dtype == DType::kF32) {
-      found = first_with_exponent(reinterpret_cast<const uint32_t*>(row), rows.width, uint32_t{0x7f800000});
+      found = first_with_exponent(reinterpret_cast<const uint32_t*>(row), rows.width,
+                                  uint32_t{0x7f800000});
     } else {
-      found = first_with_exponent(reinterpret_cast<const uint16_t*>(row), rows.width, uint16_t{0x7f80});
+      found =
+          first_with_exponent(reinterpret_cast<const uint16_t*>(row), rows.width, uint16_t{0x7f80});
     }
     if (found >= 0) return r * rows.width + found;
   }
@@ -123,7 +129,8 @@ void adamw(Context& ctx, const AdamwParams& p) {
   check_contiguous("adamw master", p.master);
   for (const TensorView* v : {&p.grad, &p.m, &p.v, &p.weights}) {
     if (v == &p.weights && v->empty()) continue;
-    FATHOM_CHECK_EQ(v->num_elements(), count, "adamw: {} beside {}", to_string(*v), to_string(p.master));
+    FATHOM_CHECK_EQ(v->num_elements(), count, "adamw: {} beside {}", to_string(*v),
+                    to_string(p.master));
     check_contiguous("adamw operand", *v);
     check_act_like("adamw operand", *v, wide);
     FATHOM_CHECK(v->data != nullptr || count == 0, "adamw: {} has no memory", v->name);

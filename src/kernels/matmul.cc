@@ -35,10 +35,12 @@ void gemm(Context& ctx, const GemmParams& p) {
 void grouped_gemm(Context& ctx, const GroupedGemmParams& p) {
   const int64_t num_experts = p.num_experts;
   FATHOM_CHECK(p.offsets != nullptr && p.offsets[0] == 0, "grouped_gemm offsets");
-  for (int64_t e = 0; e < num_experts; ++e) FATHOM_CHECK_LE(p.offsets[e], p.offsets[e + 1], "expert {}", e);
+  for (int64_t e = 0; e < num_experts; ++e)
+    FATHOM_CHECK_LE(p.offsets[e], p.offsets[e + 1], "expert {}", e);
   const int64_t num_rows = p.offsets[num_experts];
   FATHOM_CHECK_EQ(p.a.shape.num_dims, 2, "grouped_gemm a {}", p.a.name);
-  FATHOM_CHECK_EQ(p.c.shape.num_dims, p.layout == GemmLayout::kTn ? 3 : 2, "grouped_gemm c {}", p.c.name);
+  FATHOM_CHECK_EQ(p.c.shape.num_dims, p.layout == GemmLayout::kTn ? 3 : 2, "grouped_gemm c {}",
+                  p.c.name);
   check_tensor("grouped_gemm a", p.a, {num_rows, p.a.dim(1)});
   if (p.layout == GemmLayout::kTn) {
     FATHOM_CHECK_EQ(p.b.shape.num_dims, 2, "grouped_gemm b {}", p.b.name);

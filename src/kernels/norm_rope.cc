@@ -54,7 +54,8 @@ void rope(Context& ctx, const RopeParams& p) {
   FATHOM_CHECK(num_tokens == 0 || p.positions_T != nullptr, "rope positions");
   for (int64_t t = 0; t < num_tokens; ++t) {
     FATHOM_CHECK(p.positions_T[t] >= 0 && p.positions_T[t] < num_positions,
-                 "rope: token {} of {} has position {} of {}", t, p.x_THR.name, p.positions_T[t], num_positions);
+                 "rope: token {} of {} has position {} of {}", t, p.x_THR.name, p.positions_T[t],
+                 num_positions);
   }
   run_kernel(ctx, p);
 }

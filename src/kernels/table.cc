@@ -33,7 +33,8 @@ bool narrow_types(const Params& p) {
 
 template <typename Params, void (*kDriver)(Context&, const Params&, const cpu::RowKernels&)>
 constexpr KernelEntry<Params> avx512_rows() {
-  return {"avx512", IsaLevel::kAvx512, narrow_types<Params>, run_rows<Params, kDriver, cpu::kRowsAvx512>};
+  return {"avx512", IsaLevel::kAvx512, narrow_types<Params>,
+          run_rows<Params, kDriver, cpu::kRowsAvx512>};
 }
 
 template <typename Params, void (*kDriver)(Context&, const Params&, const cpu::RowKernels&)>
@@ -45,7 +46,8 @@ constexpr KernelEntry<Params> avx2_rows() {
 
 // Matrix products and attention: fast versions in cpu/gemm_* and cpu/attention_*.
 
-template <> std::span<const KernelEntry<GemmParams>> kernel_entries() {
+template <>
+std::span<const KernelEntry<GemmParams>> kernel_entries() {
   static constexpr KernelEntry<GemmParams> kEntries[] = {
       {"avx512bf16", IsaLevel::kAvx512Bf16, cpu::gemm_bf16_supports, cpu::gemm_avx512bf16},
       {"avx512", IsaLevel::kAvx512, cpu::gemm_supports, cpu::gemm_avx512},
@@ -55,9 +57,11 @@ template <> std::span<const KernelEntry<GemmParams>> kernel_entries() {
   return kEntries;
 }
 
-template <> std::span<const KernelEntry<GroupedGemmParams>> kernel_entries() {
+template <>
+std::span<const KernelEntry<GroupedGemmParams>> kernel_entries() {
   static constexpr KernelEntry<GroupedGemmParams> kEntries[] = {
-      {"avx512bf16", IsaLevel::kAvx512Bf16, cpu::grouped_gemm_bf16_supports, cpu::grouped_gemm_avx512bf16},
+      {"avx512bf16", IsaLevel::kAvx512Bf16, cpu::grouped_gemm_bf16_supports,
+       cpu::grouped_gemm_avx512bf16},
       {"avx512", IsaLevel::kAvx512, cpu::grouped_gemm_supports, cpu::grouped_gemm_avx512},
       {"avx2", IsaLevel::kAvx2, cpu::grouped_gemm_supports, cpu::grouped_gemm_avx2},
       reference<GroupedGemmParams>(ref::grouped_gemm),
@@ -65,29 +69,37 @@ template <> std::span<const KernelEntry<GroupedGemmParams>> kernel_entries() {
   return kEntries;
 }
 
-template <> std::span<const KernelEntry<MlaAttentionForward>> kernel_entries() {
+template <>
+std::span<const KernelEntry<MlaAttentionForward>> kernel_entries() {
   static constexpr KernelEntry<MlaAttentionForward> kEntries[] = {
-      {"avx512bf16", IsaLevel::kAvx512Bf16, cpu::attention_forward_bf16_supports, cpu::mla_attention_forward_avx512bf16},
-      {"avx512", IsaLevel::kAvx512, cpu::attention_forward_supports, cpu::mla_attention_forward_avx512},
+      {"avx512bf16", IsaLevel::kAvx512Bf16, cpu::attention_forward_bf16_supports,
+       cpu::mla_attention_forward_avx512bf16},
+      {"avx512", IsaLevel::kAvx512, cpu::attention_forward_supports,
+       cpu::mla_attention_forward_avx512},
       {"avx2", IsaLevel::kAvx2, cpu::attention_forward_supports, cpu::mla_attention_forward_avx2},
       reference<MlaAttentionForward>(ref::mla_attention_forward),
   };
   return kEntries;
 }
 
-template <> std::span<const KernelEntry<MlaAttentionBackward>> kernel_entries() {
+template <>
+std::span<const KernelEntry<MlaAttentionBackward>> kernel_entries() {
   static constexpr KernelEntry<MlaAttentionBackward> kEntries[] = {
-      {"avx512bf16", IsaLevel::kAvx512Bf16, cpu::attention_backward_bf16_supports, cpu::mla_attention_backward_avx512bf16},
-      {"avx512", IsaLevel::kAvx512, cpu::attention_backward_supports, cpu::mla_attention_backward_avx512},
+      {"avx512bf16", IsaLevel::kAvx512Bf16, cpu::attention_backward_bf16_supports,
+       cpu::mla_attention_backward_avx512bf16},
+      {"avx512", IsaLevel::kAvx512, cpu::attention_backward_supports,
+       cpu::mla_attention_backward_avx512},
       {"avx2", IsaLevel::kAvx2, cpu::attention_backward_supports, cpu::mla_attention_backward_avx2},
       reference<MlaAttentionBackward>(ref::mla_attention_backward),
   };
   return kEntries;
 }
 
-template <> std::span<const KernelEntry<MlaDecodeParams>> kernel_entries() {
+template <>
+std::span<const KernelEntry<MlaDecodeParams>> kernel_entries() {
   static constexpr KernelEntry<MlaDecodeParams> kEntries[] = {
-      {"avx512bf16", IsaLevel::kAvx512Bf16, cpu::mla_decode_bf16_supports, cpu::mla_decode_avx512bf16},
+      {"avx512bf16", IsaLevel::kAvx512Bf16, cpu::mla_decode_bf16_supports,
+       cpu::mla_decode_avx512bf16},
       {"avx512", IsaLevel::kAvx512, cpu::mla_decode_supports, cpu::mla_decode_avx512},
       {"avx2", IsaLevel::kAvx2, cpu::mla_decode_supports, cpu::mla_decode_avx2},
       reference<MlaDecodeParams>(ref::mla_decode),
@@ -95,10 +107,11 @@ template <> std::span<const KernelEntry<MlaDecodeParams>> kernel_entries() {
   return kEntries;
 }
 
-// Everything else is bandwidth-bound: drivers in cpu/row_ops.h. plan_dispatch is a serial scan of a few
-// integers per token, with nothing to gain.
+// Everything else is bandwidth-bound: drivers in cpu/row_ops.h. plan_dispatch is a serial scan of a
+// few integers per token, with nothing to gain.
 
-template <> std::span<const KernelEntry<RmsNormForward>> kernel_entries() {
+template <>
+std::span<const KernelEntry<RmsNormForward>> kernel_entries() {
   static constexpr KernelEntry<RmsNormForward> kEntries[] = {
       avx512_rows<RmsNormForward, cpu::rms_norm_forward>(),
       avx2_rows<RmsNormForward, cpu::rms_norm_forward>(),
@@ -107,7 +120,8 @@ template <> std::span<const KernelEntry<RmsNormForward>> kernel_entries() {
   return kEntries;
 }
 
-template <> std::span<const KernelEntry<RmsNormBackward>> kernel_entries() {
+template <>
+std::span<const KernelEntry<RmsNormBackward>> kernel_entries() {
   static constexpr KernelEntry<RmsNormBackward> kEntries[] = {
       avx512_rows<RmsNormBackward, cpu::rms_norm_backward>(),
       avx2_rows<RmsNormBackward, cpu::rms_norm_backward>(),
@@ -116,7 +130,8 @@ template <> std::span<const KernelEntry<RmsNormBackward>> kernel_entries() {
   return kEntries;
 }
 
-template <> std::span<const KernelEntry<RopeParams>> kernel_entries() {
+template <>
+std::span<const KernelEntry<RopeParams>> kernel_entries() {
   static constexpr KernelEntry<RopeParams> kEntries[] = {
       avx512_rows<RopeParams, cpu::rope>(),
       avx2_rows<RopeParams, cpu::rope>(),
@@ -125,7 +140,8 @@ template <> std::span<const KernelEntry<RopeParams>> kernel_entries() {
   return kEntries;
 }
 
-template <> std::span<const KernelEntry<SwigluForward>> kernel_entries() {
+template <>
+std::span<const KernelEntry<SwigluForward>> kernel_entries() {
   static constexpr KernelEntry<SwigluForward> kEntries[] = {
       avx512_rows<SwigluForward, cpu::swiglu_forward>(),
       avx2_rows<SwigluForward, cpu::swiglu_forward>(),
@@ -134,7 +150,8 @@ template <> std::span<const KernelEntry<SwigluForward>> kernel_entries() {
   return kEntries;
 }
 
-template <> std::span<const KernelEntry<SwigluBackward>> kernel_entries() {
+template <>
+std::span<const KernelEntry<SwigluBackward>> kernel_entries() {
   static constexpr KernelEntry<SwigluBackward> kEntries[] = {
       avx512_rows<SwigluBackward, cpu::swiglu_backward>(),
       avx2_rows<SwigluBackward, cpu::swiglu_backward>(),
@@ -143,7 +160,8 @@ template <> std::span<const KernelEntry<SwigluBackward>> kernel_entries() {
   return kEntries;
 }
 
-template <> std::span<const KernelEntry<RouterForward>> kernel_entries() {
+template <>
+std::span<const KernelEntry<RouterForward>> kernel_entries() {
   static constexpr KernelEntry<RouterForward> kEntries[] = {
       avx512_rows<RouterForward, cpu::router_forward>(),
       avx2_rows<RouterForward, cpu::router_forward>(),
@@ -152,7 +170,8 @@ template <> std::span<const KernelEntry<RouterForward>> kernel_entries() {
   return kEntries;
 }
 
-template <> std::span<const KernelEntry<RouterBackward>> kernel_entries() {
+template <>
+std::span<const KernelEntry<RouterBackward>> kernel_entries() {
   static constexpr KernelEntry<RouterBackward> kEntries[] = {
       avx512_rows<RouterBackward, cpu::router_backward>(),
       avx2_rows<RouterBackward, cpu::router_backward>(),
@@ -161,7 +180,8 @@ template <> std::span<const KernelEntry<RouterBackward>> kernel_entries() {
   return kEntries;
 }
 
-template <> std::span<const KernelEntry<BalanceLossCall>> kernel_entries() {
+template <>
+std::span<const KernelEntry<BalanceLossCall>> kernel_entries() {
   static constexpr KernelEntry<BalanceLossCall> kEntries[] = {
       avx512_rows<BalanceLossCall, cpu::balance_loss>(),
       avx2_rows<BalanceLossCall, cpu::balance_loss>(),
@@ -170,14 +190,16 @@ template <> std::span<const KernelEntry<BalanceLossCall>> kernel_entries() {
   return kEntries;
 }
 
-template <> std::span<const KernelEntry<DispatchPlan>> kernel_entries() {
+template <>
+std::span<const KernelEntry<DispatchPlan>> kernel_entries() {
   static constexpr KernelEntry<DispatchPlan> kEntries[] = {
       reference<DispatchPlan>(ref::plan_dispatch),
   };
   return kEntries;
 }
 
-template <> std::span<const KernelEntry<GatherRowsParams>> kernel_entries() {
+template <>
+std::span<const KernelEntry<GatherRowsParams>> kernel_entries() {
   static constexpr KernelEntry<GatherRowsParams> kEntries[] = {
       avx512_rows<GatherRowsParams, cpu::gather_rows>(),
       avx2_rows<GatherRowsParams, cpu::gather_rows>(),
@@ -186,7 +208,8 @@ template <> std::span<const KernelEntry<GatherRowsParams>> kernel_entries() {
   return kEntries;
 }
 
-template <> std::span<const KernelEntry<CombineRowsParams>> kernel_entries() {
+template <>
+std::span<const KernelEntry<CombineRowsParams>> kernel_entries() {
   static constexpr KernelEntry<CombineRowsParams> kEntries[] = {
       avx512_rows<CombineRowsParams, cpu::combine_rows>(),
       avx2_rows<CombineRowsParams, cpu::combine_rows>(),
@@ -195,7 +218,8 @@ template <> std::span<const KernelEntry<CombineRowsParams>> kernel_entries() {
   return kEntries;
 }
 
-template <> std::span<const KernelEntry<EmbeddingForwardParams>> kernel_entries() {
+template <>
+std::span<const KernelEntry<EmbeddingForwardParams>> kernel_entries() {
   static constexpr KernelEntry<EmbeddingForwardParams> kEntries[] = {
       avx512_rows<EmbeddingForwardParams, cpu::embedding_forward>(),
       avx2_rows<EmbeddingForwardParams, cpu::embedding_forward>(),
@@ -204,7 +228,8 @@ template <> std::span<const KernelEntry<EmbeddingForwardParams>> kernel_entries(
   return kEntries;
 }
 
-template <> std::span<const KernelEntry<EmbeddingBackwardParams>> kernel_entries() {
+template <>
+std::span<const KernelEntry<EmbeddingBackwardParams>> kernel_entries() {
   static constexpr KernelEntry<EmbeddingBackwardParams> kEntries[] = {
       avx512_rows<EmbeddingBackwardParams, cpu::embedding_backward>(),
       avx2_rows<EmbeddingBackwardParams, cpu::embedding_backward>(),
@@ -213,7 +238,8 @@ template <> std::span<const KernelEntry<EmbeddingBackwardParams>> kernel_entries
   return kEntries;
 }
 
-template <> std::span<const KernelEntry<CrossEntropyParams>> kernel_entries() {
+template <>
+std::span<const KernelEntry<CrossEntropyParams>> kernel_entries() {
   static constexpr KernelEntry<CrossEntropyParams> kEntries[] = {
       avx512_rows<CrossEntropyParams, cpu::cross_entropy>(),
       avx2_rows<CrossEntropyParams, cpu::cross_entropy>(),
@@ -222,7 +248,8 @@ template <> std::span<const KernelEntry<CrossEntropyParams>> kernel_entries() {
   return kEntries;
 }
 
-template <> std::span<const KernelEntry<CastParams>> kernel_entries() {
+template <>
+std::span<const KernelEntry<CastParams>> kernel_entries() {
   static constexpr KernelEntry<CastParams> kEntries[] = {
       avx512_rows<CastParams, cpu::cast>(),
       avx2_rows<CastParams, cpu::cast>(),
@@ -231,7 +258,8 @@ template <> std::span<const KernelEntry<CastParams>> kernel_entries() {
   return kEntries;
 }
 
-template <> std::span<const KernelEntry<AddParams>> kernel_entries() {
+template <>
+std::span<const KernelEntry<AddParams>> kernel_entries() {
   static constexpr KernelEntry<AddParams> kEntries[] = {
       avx512_rows<AddParams, cpu::add>(),
       avx2_rows<AddParams, cpu::add>(),
@@ -240,7 +268,8 @@ template <> std::span<const KernelEntry<AddParams>> kernel_entries() {
   return kEntries;
 }
 
-template <> std::span<const KernelEntry<ScaleParams>> kernel_entries() {
+template <>
+std::span<const KernelEntry<ScaleParams>> kernel_entries() {
   static constexpr KernelEntry<ScaleParams> kEntries[] = {
       avx512_rows<ScaleParams, cpu::scale>(),
       avx2_rows<ScaleParams, cpu::scale>(),
@@ -249,7 +278,8 @@ template <> std::span<const KernelEntry<ScaleParams>> kernel_entries() {
   return kEntries;
 }
 
-template <> std::span<const KernelEntry<SumOfSquaresParams>> kernel_entries() {
+template <>
+std::span<const KernelEntry<SumOfSquaresParams>> kernel_entries() {
   static constexpr KernelEntry<SumOfSquaresParams> kEntries[] = {
       avx512_rows<SumOfSquaresParams, cpu::sum_of_squares>(),
       avx2_rows<SumOfSquaresParams, cpu::sum_of_squares>(),
@@ -258,7 +288,8 @@ template <> std::span<const KernelEntry<SumOfSquaresParams>> kernel_entries() {
   return kEntries;
 }
 
-template <> std::span<const KernelEntry<AdamwParams>> kernel_entries() {
+template <>
+std::span<const KernelEntry<AdamwParams>> kernel_entries() {
   static constexpr KernelEntry<AdamwParams> kEntries[] = {
       avx512_rows<AdamwParams, cpu::adamw>(),
       avx2_rows<AdamwParams, cpu::adamw>(),

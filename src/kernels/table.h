@@ -1,7 +1,7 @@
 // The dispatch table: for every operation an ordered list of implementations, the fastest first and
-// the reference last. The public functions of kernels.h check their operands and run the first entry
-// that the Context's instruction-set level allows and that supports the operands; a test walks every
-// entry of every list. Adding a kernel is one line in table.cc.
+// the reference last. The public functions of kernels.h check their operands and run the first
+// entry that the Context's instruction-set level allows and that supports the operands; a test
+// walks every entry of every list. Adding a kernel is one line in table.cc.
 #pragma once
 
 #include <span>
@@ -13,8 +13,8 @@ namespace fathom {
 template <typename Params>
 struct KernelEntry {
   const char* name;
-  IsaLevel isa;                        // the lowest level that runs it
-  bool (*supports)(const Params& p);   // operands were checked already
+  IsaLevel isa;                       // the lowest level that runs it
+  bool (*supports)(const Params& p);  // operands were checked already
   void (*run)(Context& ctx, const Params& p);
 };
 
@@ -74,29 +74,53 @@ void run_kernel(Context& ctx, const Params& p) {
   select_kernel(ctx, p).run(ctx, p);
 }
 
-template <> std::span<const KernelEntry<GemmParams>> kernel_entries();
-template <> std::span<const KernelEntry<GroupedGemmParams>> kernel_entries();
-template <> std::span<const KernelEntry<RmsNormForward>> kernel_entries();
-template <> std::span<const KernelEntry<RmsNormBackward>> kernel_entries();
-template <> std::span<const KernelEntry<RopeParams>> kernel_entries();
-template <> std::span<const KernelEntry<MlaAttentionForward>> kernel_entries();
-template <> std::span<const KernelEntry<MlaAttentionBackward>> kernel_entries();
-template <> std::span<const KernelEntry<MlaDecodeParams>> kernel_entries();
-template <> std::span<const KernelEntry<SwigluForward>> kernel_entries();
-template <> std::span<const KernelEntry<SwigluBackward>> kernel_entries();
-template <> std::span<const KernelEntry<RouterForward>> kernel_entries();
-template <> std::span<const KernelEntry<RouterBackward>> kernel_entries();
-template <> std::span<const KernelEntry<BalanceLossCall>> kernel_entries();
-template <> std::span<const KernelEntry<DispatchPlan>> kernel_entries();
-template <> std::span<const KernelEntry<GatherRowsParams>> kernel_entries();
-template <> std::span<const KernelEntry<CombineRowsParams>> kernel_entries();
-template <> std::span<const KernelEntry<EmbeddingForwardParams>> kernel_entries();
-template <> std::span<const KernelEntry<EmbeddingBackwardParams>> kernel_entries();
-template <> std::span<const KernelEntry<CrossEntropyParams>> kernel_entries();
-template <> std::span<const KernelEntry<CastParams>> kernel_entries();
-template <> std::span<const KernelEntry<AddParams>> kernel_entries();
-template <> std::span<const KernelEntry<ScaleParams>> kernel_entries();
-template <> std::span<const KernelEntry<SumOfSquaresParams>> kernel_entries();
-template <> std::span<const KernelEntry<AdamwParams>> kernel_entries();
+template <>
+std::span<const KernelEntry<GemmParams>> kernel_entries();
+template <>
+std::span<const KernelEntry<GroupedGemmParams>> kernel_entries();
+template <>
+std::span<const KernelEntry<RmsNormForward>> kernel_entries();
+template <>
+std::span<const KernelEntry<RmsNormBackward>> kernel_entries();
+template <>
+std::span<const KernelEntry<RopeParams>> kernel_entries();
+template <>
+std::span<const KernelEntry<MlaAttentionForward>> kernel_entries();
+template <>
+std::span<const KernelEntry<MlaAttentionBackward>> kernel_entries();
+template <>
+std::span<const KernelEntry<MlaDecodeParams>> kernel_entries();
+template <>
+std::span<const KernelEntry<SwigluForward>> kernel_entries();
+template <>
+std::span<const KernelEntry<SwigluBackward>> kernel_entries();
+template <>
+std::span<const KernelEntry<RouterForward>> kernel_entries();
+template <>
+std::span<const KernelEntry<RouterBackward>> kernel_entries();
+template <>
+std::span<const KernelEntry<BalanceLossCall>> kernel_entries();
+template <>
+std::span<const KernelEntry<DispatchPlan>> kernel_entries();
+template <>
+std::span<const KernelEntry<GatherRowsParams>> kernel_entries();
+template <>
+std::span<const KernelEntry<CombineRowsParams>> kernel_entries();
+template <>
+std::span<const KernelEntry<EmbeddingForwardParams>> kernel_entries();
+template <>
+std::span<const KernelEntry<EmbeddingBackwardParams>> kernel_entries();
+template <>
+std::span<const KernelEntry<CrossEntropyParams>> kernel_entries();
+template <>
+std::span<const KernelEntry<CastParams>> kernel_entries();
+template <>
+std::span<const KernelEntry<AddParams>> kernel_entries();
+template <>
+std::span<const KernelEntry<ScaleParams>> kernel_entries();
+template <>
+std::span<const KernelEntry<SumOfSquaresParams>> kernel_entries();
+template <>
+std::span<const KernelEntry<AdamwParams>> kernel_entries();
 
 }  // namespace fathom

@@ -1,5 +1,5 @@
-// Tensors for kernel tests: owning, poisoned with NaN, with guard bytes before, after and between rows,
-// and finite differences. Not part of the library.
+// Tensors for kernel tests: owning, poisoned with NaN, with guard bytes before, after and between
+// rows, and finite differences. Not part of the library.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -17,18 +17,21 @@ class TestTensor {
  public:
   // Elements start as NaN. `row_padding` elements of guard follow each innermost row.
   TestTensor(DType dtype, Shape shape, const char* name = "t", int64_t row_padding = 0)
-      : width_(shape.num_dims > 0 ? shape[shape.num_dims - 1] : 1), row_stride_(width_ + row_padding),
+      : width_(shape.num_dims > 0 ? shape[shape.num_dims - 1] : 1),
+        row_stride_(width_ + row_padding),
         element_bytes_(dtype_bytes(dtype)) {
     num_rows_ = 1;
     for (int d = 0; d + 1 < shape.num_dims; ++d) num_rows_ *= shape[d];
-    bytes_.assign(static_cast<size_t>(2 * kGuardBytes + num_rows_ * row_stride_ * element_bytes_), kGuard);
+    bytes_.assign(static_cast<size_t>(2 * kGuardBytes + num_rows_ * row_stride_ * element_bytes_),
+                  kGuard);
     view_ = TensorView(bytes_.data() + kGuardBytes, dtype, shape, name);
     int64_t stride = row_stride_;
     for (int d = shape.num_dims - 2; d >= 0; --d) {
       view_.stride[static_cast<size_t>(d)] = stride;
       stride *= shape[d];
     }
-    for (int64_t i = 0; i < size(); ++i) std::memset(at(i), 0xff, static_cast<size_t>(element_bytes_));
+    for (int64_t i = 0; i < size(); ++i)
+      std::memset(at(i), 0xff, static_cast<size_t>(element_bytes_));
   }
   TestTensor(const TestTensor& other) { *this = other; }
   TestTensor& operator=(const TestTensor& other) {
@@ -50,26 +53,42 @@ class TestTensor {
   double operator[](int64_t i) const {
     const void* p = at(i);
     switch (view_.dtype) {
-      case DType::kF64: return *static_cast<const double*>(p);
-      case DType::kF32: return static_cast<double>(*static_cast<const float*>(p));
-      case DType::kBF16: return static_cast<double>(static_cast<float>(*static_cast<const bf16*>(p)));
-      case DType::kI32: return *static_cast<const int32_t*>(p);
-      default: ADD_FAILURE() << "dtype"; return 0;
+      case DType::kF64:
+        return *static_cast<const double*>(p);
+      case DType::kF32:
+        return static_cast<double>(*static_cast<const float*>(p));
+      case DType::kBF16:
+        return static_cast<double>(static_cast<float>(*static_cast<const bf16*>(p)));
+      case DType::kI32:
+        return *static_cast<const int32_t*>(p);
+      default:
+        ADD_FAILURE() << "dtype";
+        return 0;
     }
   }
   void set(int64_t i, double value) {
     void* p = at(i);
     switch (view_.dtype) {
-      case DType::kF64: *static_cast<double*>(p) = value; return;
-      case DType::kF32: *static_cast<float*>(p) = static_cast<float>(value); return;
-      case DType::kBF16: *static_cast<bf16*>(p) = bf16(static_cast<float>(value)); return;
-      case DType::kI32: *static_cast<int32_t*>(p) = static_cast<int32_t>(value); return;
-      default: ADD_FAILURE() << "dtype";
+      case DType::kF64:
+        *static_cast<double*>(p) = value;
+        return;
+      case DType::kF32:
+        *static_cast<float*>(p) = static_cast<float>(value);
+        return;
+      case DType::kBF16:
+        *static_cast<bf16*>(p) = bf16(static_cast<float>(value));
+        return;
+      case DType::kI32:
+        *static_cast<int32_t*>(p) = static_cast<int32_t>(value);
+        return;
+      default:
+        ADD_FAILURE() << "dtype";
     }
   }
   TestTensor& normal(uint64_t seed, double deviation = 1.0, double mean = 0.0) {
     const Random random(seed, RandomPurpose::kTest);
-    for (int64_t i = 0; i < size(); ++i) set(i, mean + deviation * random.normal(static_cast<uint64_t>(i)));
+    for (int64_t i = 0; i < size(); ++i)
+      set(i, mean + deviation * random.normal(static_cast<uint64_t>(i)));
     return *this;
   }
   TestTensor& fill(double value) {
@@ -119,25 +138,29 @@ inline double unit_roundoff(DType dtype) {
 // |got - want| <= tolerance element by element; NaN never passes.
 inline ::testing::AssertionResult near_all(const TestTensor& got, const std::vector<double>& want,
                                            const std::vector<double>& tolerance) {
-  if (got.size() != static_cast<int64_t>(want.size())) return ::testing::AssertionFailure() << "sizes differ";
+  if (got.size() != static_cast<int64_t>(want.size()))
+    return ::testing::AssertionFailure() << "sizes differ";
   for (int64_t i = 0; i < got.size(); ++i) {
     const size_t at = static_cast<size_t>(i);
     if (!(std::fabs(got[i] - want[at]) <= tolerance[at])) {
-      return ::testing::AssertionFailure() << got.view().name << "[" << i << "] is " << got[i] << ", should be "
-                                           << want[at] << " within " << tolerance[at];
+      return ::testing::AssertionFailure()
+             << got.view().name << "[" << i << "] is " << got[i] << ", should be " << want[at]
+             << " within " << tolerance[at];
     }
   }
-  if (!got.guards_intact()) return ::testing::AssertionFailure() << got.view().name << " was written outside";
+  if (!got.guards_intact())
+    return ::testing::AssertionFailure() << got.view().name << " was written outside";
   return ::testing::AssertionSuccess();
 }
 
-inline ::testing::AssertionResult near_all(const TestTensor& got, const std::vector<double>& want, double tolerance) {
+inline ::testing::AssertionResult near_all(const TestTensor& got, const std::vector<double>& want,
+                                           double tolerance) {
   return near_all(got, want, std::vector<double>(want.size(), tolerance));
 }
 
-// Every analytic derivative of `loss` by `x` (fp64) against the five-point difference quotient, whose
-// error is h^4/30 of the fifth derivative plus rounding of about 1e-16 |loss| / h: below 1e-10 for
-// losses and derivatives of order 1.
+// Every analytic derivative of `loss` by `x` (fp64) against the five-point difference quotient,
+// whose error is h^4/30 of the fifth derivative plus rounding of about 1e-16 |loss| / h: below
+// 1e-10 for losses and derivatives of order 1.
 template <typename Loss>
 ::testing::AssertionResult gradient_matches(TestTensor& x, const TestTensor& gradient, Loss&& loss,
                                             double tolerance = 1e-8) {
@@ -152,8 +175,9 @@ template <typename Loss>
         (8 * (at(kStep) - at(-kStep)) - (at(2 * kStep) - at(-2 * kStep))) / (12 * kStep);
     x.set(i, value);
     if (!(std::fabs(quotient - gradient[i]) <= tolerance * (1 + std::fabs(quotient)))) {
-      return ::testing::AssertionFailure() << "d/d" << x.view().name << "[" << i << "] is " << gradient[i]
-                                           << ", the difference quotient says " << quotient;
+      return ::testing::AssertionFailure()
+             << "d/d" << x.view().name << "[" << i << "] is " << gradient[i]
+             << ", the difference quotient says " << quotient;
     }
   }
   return ::testing::AssertionSuccess();

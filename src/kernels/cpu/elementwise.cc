@@ -83,8 +83,9 @@ void adamw(Context& ctx, const AdamwParams& p, const RowKernels& rows) {
   const auto kernel = rows.adamw[is_bf16(p.m)][is_bf16(p.weights)];
   const bool separate_weights = !p.weights.empty() && p.weights.data != p.master.data;
   for_blocks(ctx, p.master.num_elements(), kBlock, [&](int64_t begin, int64_t count, int64_t) {
-    kernel(constants, p.master.as<float>() + begin, p.grad.as<float>() + begin, element_at(p.m, begin),
-           element_at(p.v, begin), separate_weights ? element_at(p.weights, begin) : nullptr, count);
+    kernel(constants, p.master.as<float>() + begin, p.grad.as<float>() + begin,
+           element_at(p.m, begin), element_at(p.v, begin),
+           separate_weights ? element_at(p.weights, begin) : nullptr, count);
   });
 }
 

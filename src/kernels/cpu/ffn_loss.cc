@@ -12,8 +12,8 @@ void swiglu_forward(Context& ctx, const SwigluForward& p, const RowKernels& rows
   const float* scale = p.row_scale_T.empty() ? nullptr : p.row_scale_T.as<float>();
   for_rows(ctx, p.h_TF.dim(0), 2 * width, [&](int64_t t, int) {
     const int64_t begin = t * p.gate_up_TX.stride[0];
-    kernel(element_at(p.gate_up_TX, begin), element_at(p.gate_up_TX, begin + width), scale == nullptr ? 1.0f : scale[t],
-           row_at(p.h_TF, t), width);
+    kernel(element_at(p.gate_up_TX, begin), element_at(p.gate_up_TX, begin + width),
+           scale == nullptr ? 1.0f : scale[t], row_at(p.h_TF, t), width);
   });
 }
 
@@ -24,9 +24,10 @@ void swiglu_backward(Context& ctx, const SwigluBackward& p, const RowKernels& ro
   float* dscale = p.drow_scale_T.empty() ? nullptr : p.drow_scale_T.as<float>();
   for_rows(ctx, p.dh_TF.dim(0), 2 * width, [&](int64_t t, int) {
     const int64_t in = t * p.gate_up_TX.stride[0], out = t * p.dgate_up_TX.stride[0];
-    const float d = kernel(element_at(p.gate_up_TX, in), element_at(p.gate_up_TX, in + width), row_at(p.dh_TF, t),
-                           scale == nullptr ? 1.0f : scale[t], element_at(p.dgate_up_TX, out),
-                           element_at(p.dgate_up_TX, out + width), width);
+    const float d =
+        kernel(element_at(p.gate_up_TX, in), element_at(p.gate_up_TX, in + width),
+               row_at(p.dh_TF, t), scale == nullptr ? 1.0f : scale[t],
+               element_at(p.dgate_up_TX, out), element_at(p.dgate_up_TX, out + width), width);
     if (dscale != nullptr) dscale[t] = d;
   });
 }
@@ -43,7 +44,8 @@ void cross_entropy(Context& ctx, const CrossEntropyParams& p, const RowKernels& 
     if (label < 0) {
       loss[t] = 0;
       if (wants_gradient) {
-        std::memset(row_at(p.dlogits_TV, t), 0, static_cast<size_t>(vocab * dtype_bytes(p.dlogits_TV.dtype)));
+        std::memset(row_at(p.dlogits_TV, t), 0,
+                    static_cast<size_t>(vocab * dtype_bytes(p.dlogits_TV.dtype)));
       }
       return;
     }
@@ -51,7 +53,8 @@ void cross_entropy(Context& ctx, const CrossEntropyParams& p, const RowKernels& 
     const float shifted = logits[label] - largest;
     Scratch& scratch = ctx.thread_scratch(thread_idx);
     const Scratch::Mark mark(scratch);
-    float* exps = scratch.allocate<float>(vocab, "cross_entropy_exps");  // kept: an exp costs more than a store
+    float* exps = scratch.allocate<float>(
+        vocab, "cross_entropy_exps");  // kept: an exp costs more than a store
     const float sum = rows.exp_sum(logits, largest, exps, vocab);
     loss[t] = std::log(sum) - shifted;
     if (!wants_gradient) return;

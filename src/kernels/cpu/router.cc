@@ -13,7 +13,8 @@ constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 float group_score(const float* members, int64_t count, GroupScore kind, const RowKernels& rows) {
   if (kind == GroupScore::kMax) return rows.max(members, count);
   float first = kMinusInfinity, second = kMinusInfinity;
-  for (int64_t i = 0; i < count; ++i) {  // without branches, which random scores would mispredict; NaN falls through
+  for (int64_t i = 0; i < count;
+       ++i) {  // without branches, which random scores would mispredict; NaN falls through
     const float x = members[i];
     const float lower = x > first ? first : x;
     first = x > first ? x : first;
@@ -22,9 +23,10 @@ float group_score(const float* members, int64_t count, GroupScore kind, const Ro
   return first + second;
 }
 
-// Leaves the topk_group best groups of `biased` and sets the others to -infinity. `groups` has room for
-// the score and the choice of every group.
-void mask_groups(const RouterForward& p, float* biased, int64_t num_experts, float* groups, const RowKernels& rows) {
+// Leaves the topk_group best groups of `biased` and sets the others to -infinity. `groups` has room
+// for the score and the choice of every group.
+void mask_groups(const RouterForward& p, float* biased, int64_t num_experts, float* groups,
+                 const RowKernels& rows) {
   const int64_t group_size = num_experts / p.n_group;
   float* chosen = groups + p.n_group;
   for (int64_t g = 0; g < p.n_group; ++g) {
@@ -38,7 +40,8 @@ void mask_groups(const RouterForward& p, float* biased, int64_t num_experts, flo
     groups[g] = kMinusInfinity;
   }
   for (int64_t g = 0; g < p.n_group; ++g) {
-    if (chosen[g] == 0) std::fill(biased + g * group_size, biased + (g + 1) * group_size, kMinusInfinity);
+    if (chosen[g] == 0)
+      std::fill(biased + g * group_size, biased + (g + 1) * group_size, kMinusInfinity);
   }
 }
 
@@ -123,18 +126,20 @@ void router_backward(Context& ctx, const RouterBackward& p, const RowKernels& ro
   });
 }
 
-// Counts and mean scores are taken per block of tokens, the blocks of a span summed in order; a second
-// pass over the tokens adds the gradient.
+// Counts and mean scores are taken per block of tokens, the blocks of a span summed in order; a
+// second pass over the tokens adds the gradient.
 void balance_loss(Context& ctx, const BalanceLossCall& call, const RowKernels& rows) {
   const BalanceLossParams& p = call.p;
-  const int64_t num_tokens = p.scores_TE.dim(0), num_experts = p.scores_TE.dim(1), top_k = p.idx_TA.dim(1);
+  const int64_t num_tokens = p.scores_TE.dim(0), num_experts = p.scores_TE.dim(1),
+                top_k = p.idx_TA.dim(1);
   *call.result = 0;
   if (num_tokens == 0) return;
   const int64_t span = p.span_tokens, num_spans = num_tokens / span;
   const int64_t block = std::max<int64_t>(1, kElementsPerIndex / num_experts);
   const int64_t blocks_per_span = div_up(span, block), num_blocks = num_spans * blocks_per_span;
   const Scratch::Mark mark(ctx.scratch());
-  float* hits = ctx.scratch().allocate<float>(num_blocks * num_experts, "balance_hits");  // counts, exact
+  float* hits =
+      ctx.scratch().allocate<float>(num_blocks * num_experts, "balance_hits");  // counts, exact
   float* means = ctx.scratch().allocate<float>(num_blocks * num_experts, "balance_means");
 
   ctx.threads().parallel_for(num_blocks, [&](int64_t index, int thread_idx) {
@@ -175,8 +180,10 @@ void balance_loss(Context& ctx, const BalanceLossCall& call, const RowKernels& r
       rows.add[0][0](mean + b * num_experts, mean, num_experts);
     }
     for (int64_t e = 0; e < num_experts; ++e) {
-      fraction[e] = fraction[e] * static_cast<float>(num_experts) / static_cast<float>(top_k * span);
-      total += static_cast<double>(fraction[e]) * static_cast<double>(mean[e]) / static_cast<double>(span);
+      fraction[e] =
+          fraction[e] * static_cast<float>(num_experts) / static_cast<float>(top_k * span);
+      total += static_cast<double>(fraction[e]) * static_cast<double>(mean[e]) /
+               static_cast<double>(span);
     }
   }
   *call.result = total / static_cast<double>(num_spans);

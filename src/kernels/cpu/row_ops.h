@@ -1,6 +1,6 @@
-// The drivers of the bandwidth-bound operations over any RowKernels: strides, threads, scratch. What an
-// index of a parallel loop covers depends on the shapes alone, never on the number of threads, and sums
-// across indices are taken in index order afterwards.
+// The drivers of the bandwidth-bound operations over any RowKernels: strides, threads, scratch.
+// What an index of a parallel loop covers depends on the shapes alone, never on the number of
+// threads, and sums across indices are taken in index order afterwards.
 //
 // They serve fp32 and bf16; fp64 goes to the reference.
 #pragma once
@@ -29,8 +29,8 @@ void scale(Context& ctx, const ScaleParams& p, const RowKernels& rows);
 void sum_of_squares(Context& ctx, const SumOfSquaresParams& p, const RowKernels& rows);
 void adamw(Context& ctx, const AdamwParams& p, const RowKernels& rows);
 
-// Whether no operand is fp64. The public functions have checked that fp64 does not come mixed, except
-// in cast.
+// Whether no operand is fp64. The public functions have checked that fp64 does not come mixed,
+// except in cast.
 inline bool narrow_type(const TensorView& v) { return v.dtype != DType::kF64; }
 inline bool narrow_types(const RmsNormForward& p) { return narrow_type(p.x_TD); }
 inline bool narrow_types(const RmsNormBackward& p) { return narrow_type(p.x_TD); }

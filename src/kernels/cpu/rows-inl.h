@@ -1,5 +1,6 @@
-// The row kernels, once, over Simd (simd_avx2.h or simd_avx512.h, included before this file). All have
-// internal linkage. Sums have a fixed order that depends on the row's length and the vector width only.
+// The row kernels, once, over Simd (simd_avx2.h or simd_avx512.h, included before this file). All
+// have internal linkage. Sums have a fixed order that depends on the row's length and the vector
+// width only.
 #pragma once
 
 #include "kernels/cpu/row_kernels.h"
@@ -17,8 +18,8 @@ inline __attribute__((always_inline)) void for_vectors(int64_t n, Body&& body) {
   if (i < n) body(i, Simd::Tail(n - i));
 }
 
-// sum = step(sum, i, part) over the vectors of a row, in four interleaved chains (one chain would wait
-// for the latency of each addition).
+// sum = step(sum, i, part) over the vectors of a row, in four interleaved chains (one chain would
+// wait for the latency of each addition).
 template <typename Step>
 inline __attribute__((always_inline)) F accumulate(int64_t n, Step&& step) {
   constexpr int64_t kLanes = Simd::kLanes;
@@ -32,9 +33,10 @@ inline __attribute__((always_inline)) F accumulate(int64_t n, Step&& step) {
   return (sum[0] + sum[1]) + (sum[2] + sum[3]);
 }
 
-// e^x. x = n ln 2 + r with |r| <= ln 2 / 2 (ln 2 in two parts, so that n ln 2 is exact enough), e^r by the
-// polynomial of Cephes' expf (Moshier), times 2^n. Within 1.02 units in the last place of the true value
-// (1.013 over all floats; rows_test.cc samples them); 0 below -104, infinity above 88.73, subnormal results rounded once, NaN stays.
+// e^x. x = n ln 2 + r with |r| <= ln 2 / 2 (ln 2 in two parts, so that n ln 2 is exact enough), e^r
+// by the polynomial of Cephes' expf (Moshier), times 2^n. Within 1.02 units in the last place of
+// the true value (1.013 over all floats; rows_test.cc samples them); 0 below -104, infinity
+// above 88.73, subnormal results rounded once, NaN stays.
 inline F exp_of(F x) {
   x = Simd::min(Simd::set(90.0f), Simd::max(Simd::set(-110.0f), x));
   const F n = Simd::round(x * Simd::set(0x1.715476p0f));
@@ -67,13 +69,14 @@ float rms_norm_forward(const void* x_in, const float* w, float eps, void* y_out,
 }
 
 template <typename X, typename DY, typename DX>
-void rms_norm_backward(const void* x_in, const float* w, float rstd, const void* dy_in, void* dx_out, bool accumulate_dx,
-                       float* dw, int64_t n) {
+void rms_norm_backward(const void* x_in, const float* w, float rstd, const void* dy_in,
+                       void* dx_out, bool accumulate_dx, float* dw, int64_t n) {
   const X* x = static_cast<const X*>(x_in);
   const DY* dy = static_cast<const DY*>(dy_in);
   DX* dx = static_cast<DX*>(dx_out);
   const float dot = Simd::sum(accumulate(n, [&](F sum, int64_t i, auto part) {
-    return Simd::fma(Simd::load(dy + i, part) * Simd::load(w + i, part), Simd::load(x + i, part), sum);
+    return Simd::fma(Simd::load(dy + i, part) * Simd::load(w + i, part), Simd::load(x + i, part),
+                     sum);
   }));
   const F mean = Simd::set(dot * rstd / static_cast<float>(n));
   for_vectors(n, [&](int64_t i, auto part) {
@@ -88,7 +91,8 @@ void rms_norm_backward(const void* x_in, const float* w, float rstd, const void*
 
 // Products and the sum are rounded as in the reference: the same bits.
 template <typename X>
-void rope(void* x_io, int64_t num_heads, int64_t head_stride, const float* cos_sin, bool inverse, int64_t n) {
+void rope(void* x_io, int64_t num_heads, int64_t head_stride, const float* cos_sin, bool inverse,
+          int64_t n) {
   const F sign = inverse ? Simd::alternating(1.0f, -1.0f) : Simd::alternating(-1.0f, 1.0f);
   for (int64_t h = 0; h < num_heads; ++h) {
     X* x = static_cast<X*>(x_io) + h * head_stride;
@@ -113,8 +117,8 @@ void swiglu_forward(const void* gate_in, const void* up_in, float scale, void* h
 }
 
 template <typename T>
-float swiglu_backward(const void* gate_in, const void* up_in, const void* dh_in, float scale, void* dgate_out,
-                      void* dup_out, int64_t n) {
+float swiglu_backward(const void* gate_in, const void* up_in, const void* dh_in, float scale,
+                      void* dgate_out, void* dup_out, int64_t n) {
   const T* gate = static_cast<const T*>(gate_in);
   const T* up = static_cast<const T*>(up_in);
   const T* dh = static_cast<const T*>(dh_in);
@@ -122,7 +126,8 @@ float swiglu_backward(const void* gate_in, const void* up_in, const void* dh_in,
   T* dup = static_cast<T*>(dup_out);
   F dscale = Simd::set(0);
   for_vectors(n, [&](int64_t i, auto part) {
-    const F g = Simd::load(gate + i, part), u = Simd::load(up + i, part), d = Simd::load(dh + i, part);
+    const F g = Simd::load(gate + i, part), u = Simd::load(up + i, part),
+            d = Simd::load(dh + i, part);
     const F one = Simd::set(1.0f);
     const F sigmoid = sigmoid_of(g);
     const F silu = g * sigmoid;
@@ -135,17 +140,22 @@ float swiglu_backward(const void* gate_in, const void* up_in, const void* dh_in,
 }
 
 void exp_row(const float* x, float* y, int64_t n) {
-  for_vectors(n, [&](int64_t i, auto part) { Simd::store(y + i, exp_of(Simd::load(x + i, part)), part); });
+  for_vectors(
+      n, [&](int64_t i, auto part) { Simd::store(y + i, exp_of(Simd::load(x + i, part)), part); });
 }
 
 void sigmoid_row(const float* x, float* y, int64_t n) {
-  for_vectors(n, [&](int64_t i, auto part) { Simd::store(y + i, sigmoid_of(Simd::load(x + i, part)), part); });
+  for_vectors(n, [&](int64_t i, auto part) {
+    Simd::store(y + i, sigmoid_of(Simd::load(x + i, part)), part);
+  });
 }
 
 float max_row(const float* x, int64_t n) {
   const F lowest = Simd::set(-__builtin_inff());
   F best = lowest;
-  for_vectors(n, [&](int64_t i, auto part) { best = Simd::max(Simd::only(Simd::load(x + i, part), lowest, part), best); });
+  for_vectors(n, [&](int64_t i, auto part) {
+    best = Simd::max(Simd::only(Simd::load(x + i, part), lowest, part), best);
+  });
   return Simd::largest(best);
 }
 
@@ -160,7 +170,9 @@ float exp_sum(const float* x, float shift, float* y, int64_t n) {
 template <typename Y>
 void scaled(const float* x, float factor, void* y_out, int64_t n) {
   Y* y = static_cast<Y*>(y_out);
-  for_vectors(n, [&](int64_t i, auto part) { Simd::store(y + i, Simd::load(x + i, part) * Simd::set(factor), part); });
+  for_vectors(n, [&](int64_t i, auto part) {
+    Simd::store(y + i, Simd::load(x + i, part) * Simd::set(factor), part);
+  });
 }
 
 int64_t argmax(const float* x, int64_t n) {
@@ -169,17 +181,19 @@ int64_t argmax(const float* x, int64_t n) {
   int64_t found = -1;
   const F wanted = Simd::set(best), lowest = Simd::set(-__builtin_inff());
   for (int64_t i = 0; i < n && found < 0; i += Simd::kLanes) {
-    const uint32_t lanes =
-        n - i >= Simd::kLanes
-            ? Simd::equal_lanes(Simd::load(x + i, Simd::Full{}), wanted)
-            : Simd::equal_lanes(Simd::only(Simd::load(x + i, Simd::Tail(n - i)), lowest, Simd::Tail(n - i)), wanted);
+    const uint32_t lanes = n - i >= Simd::kLanes
+                               ? Simd::equal_lanes(Simd::load(x + i, Simd::Full{}), wanted)
+                               : Simd::equal_lanes(Simd::only(Simd::load(x + i, Simd::Tail(n - i)),
+                                                              lowest, Simd::Tail(n - i)),
+                                                   wanted);
     if (lanes != 0) found = i + __builtin_ctz(lanes);
   }
   return found;
 }
 
 float sum_row(const float* x, int64_t n) {
-  return Simd::sum(accumulate(n, [&](F sum, int64_t i, auto part) { return sum + Simd::load(x + i, part); }));
+  return Simd::sum(
+      accumulate(n, [&](F sum, int64_t i, auto part) { return sum + Simd::load(x + i, part); }));
 }
 
 float dot_row(const float* x, const float* y, int64_t n) {
@@ -197,19 +211,22 @@ void sigmoid_backward(const float* s_in, float* ds, int64_t n) {
 
 void softmax_backward(const float* s, float dot, float* ds, int64_t n) {
   for_vectors(n, [&](int64_t i, auto part) {
-    Simd::store(ds + i, Simd::load(s + i, part) * (Simd::load(ds + i, part) - Simd::set(dot)), part);
+    Simd::store(ds + i, Simd::load(s + i, part) * (Simd::load(ds + i, part) - Simd::set(dot)),
+                part);
   });
 }
 
 void multiply_add(const float* x, float factor, float* y, int64_t n) {
   for_vectors(n, [&](int64_t i, auto part) {
-    Simd::store(y + i, Simd::fma(Simd::load(x + i, part), Simd::set(factor), Simd::load(y + i, part)), part);
+    Simd::store(y + i,
+                Simd::fma(Simd::load(x + i, part), Simd::set(factor), Simd::load(y + i, part)),
+                part);
   });
 }
 
 template <typename X, typename Y>
-void combine(const void* x_in, int64_t x_stride, const int32_t* rows, int64_t num_rows, bool accumulate_y, void* y_out,
-             int64_t n) {
+void combine(const void* x_in, int64_t x_stride, const int32_t* rows, int64_t num_rows,
+             bool accumulate_y, void* y_out, int64_t n) {
   const X* x = static_cast<const X*>(x_in);
   Y* y = static_cast<Y*>(y_out);
   for_vectors(n, [&](int64_t i, auto part) {
@@ -236,7 +253,9 @@ void add(const void* x_in, void* y_io, int64_t n) {
 }
 
 void scale(float* x, float factor, int64_t n) {
-  for_vectors(n, [&](int64_t i, auto part) { Simd::store(x + i, Simd::load(x + i, part) * Simd::set(factor), part); });
+  for_vectors(n, [&](int64_t i, auto part) {
+    Simd::store(x + i, Simd::load(x + i, part) * Simd::set(factor), part);
+  });
 }
 
 template <typename X>
@@ -248,7 +267,8 @@ double sum_of_squares(const void* x_in, int64_t n) {
 }
 
 template <typename M, typename W>
-void adamw(const AdamwConstants& c, float* master, const float* grad, void* m_io, void* v_io, void* weights_out, int64_t n) {
+void adamw(const AdamwConstants& c, float* master, const float* grad, void* m_io, void* v_io,
+           void* weights_out, int64_t n) {
   M* first = static_cast<M*>(m_io);
   M* second = static_cast<M*>(v_io);
   W* weights = static_cast<W*>(weights_out);
@@ -256,9 +276,11 @@ void adamw(const AdamwConstants& c, float* master, const float* grad, void* m_io
     const F g = Simd::load(grad + i, part) * Simd::set(c.grad_scale);
     const F m_old = Simd::load(first + i, part);
     const F m = m_old + Simd::set(c.one_minus_beta1) * (g - m_old);
-    const F v = Simd::load(second + i, part) * Simd::set(c.beta2) + Simd::set(c.one_minus_beta2) * (g * g);
+    const F v =
+        Simd::load(second + i, part) * Simd::set(c.beta2) + Simd::set(c.one_minus_beta2) * (g * g);
     const F denominator = Simd::sqrt(v) / Simd::set(c.root_correction2) + Simd::set(c.eps);
-    const F updated = Simd::load(master + i, part) * Simd::set(c.decay) - Simd::set(c.step_size) * (m / denominator);
+    const F updated = Simd::load(master + i, part) * Simd::set(c.decay) -
+                      Simd::set(c.step_size) * (m / denominator);
     Simd::store(first + i, m, part);
     Simd::store(second + i, v, part);
     Simd::store(master + i, updated, part);
@@ -270,7 +292,8 @@ using B = uint16_t;  // bf16
 constexpr RowKernels kRows = {
     .rms_norm_forward = {{rms_norm_forward<float, float>, rms_norm_forward<float, B>},
                          {rms_norm_forward<B, float>, rms_norm_forward<B, B>}},
-    .rms_norm_backward = {{{rms_norm_backward<float, float, float>, rms_norm_backward<float, float, B>},
+    .rms_norm_backward = {{{rms_norm_backward<float, float, float>,
+                            rms_norm_backward<float, float, B>},
                            {rms_norm_backward<float, B, float>, rms_norm_backward<float, B, B>}},
                           {{rms_norm_backward<B, float, float>, rms_norm_backward<B, float, B>},
                            {rms_norm_backward<B, B, float>, rms_norm_backward<B, B, B>}}},

@@ -1,5 +1,5 @@
 #include "kernels/cpu/simd_avx512.h"
-//
+// After the Simd that it is compiled over.
 #include "kernels/cpu/rows-inl.h"
 
 namespace fathom::cpu {

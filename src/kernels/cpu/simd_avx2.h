@@ -16,7 +16,8 @@ struct Simd {
   struct Tail {
     explicit Tail(int64_t n)
         : count(n),
-          mask(_mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(n)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7))) {}
+          mask(_mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(n)),
+                                  _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7))) {}
     int64_t count;
     __m256i mask;
   };
@@ -24,7 +25,9 @@ struct Simd {
   static F set(float x) { return _mm256_set1_ps(x); }
   static F load(const float* p, Full) { return _mm256_loadu_ps(p); }
   static F load(const float* p, Tail t) { return _mm256_maskload_ps(p, t.mask); }
-  static F load(const uint16_t* p, Full) { return widen(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
+  static F load(const uint16_t* p, Full) {
+    return widen(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  }
   static F load(const uint16_t* p, Tail t) {
     alignas(16) uint16_t buffer[8] = {};
     for (int64_t i = 0; i < t.count; ++i) buffer[i] = p[i];
@@ -32,11 +35,15 @@ struct Simd {
   }
   // The lanes beyond the tail hold `other`.
   static F only(F x, F, Full) { return x; }
-  static F only(F x, F other, Tail t) { return _mm256_blendv_ps(other, x, _mm256_castsi256_ps(t.mask)); }
+  static F only(F x, F other, Tail t) {
+    return _mm256_blendv_ps(other, x, _mm256_castsi256_ps(t.mask));
+  }
 
   static void store(float* p, F x, Full) { _mm256_storeu_ps(p, x); }
   static void store(float* p, F x, Tail t) { _mm256_maskstore_ps(p, t.mask, x); }
-  static void store(uint16_t* p, F x, Full) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), round_to_bf16(x)); }
+  static void store(uint16_t* p, F x, Full) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), round_to_bf16(x));
+  }
   static void store(uint16_t* p, F x, Tail t) {
     alignas(16) uint16_t buffer[8];
     _mm_store_si128(reinterpret_cast<__m128i*>(buffer), round_to_bf16(x));
@@ -59,7 +66,9 @@ struct Simd {
   static F duplicate_even(F x) { return _mm256_moveldup_ps(x); }
   static F duplicate_odd(F x) { return _mm256_movehdup_ps(x); }
   static F swap_pairs(F x) { return _mm256_permute_ps(x, 0xb1); }
-  static F alternating(float even, float odd) { return _mm256_setr_ps(even, odd, even, odd, even, odd, even, odd); }
+  static F alternating(float even, float odd) {
+    return _mm256_setr_ps(even, odd, even, odd, even, odd, even, odd);
+  }
 
   static float sum(F x) {
     const __m128 quarter = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
@@ -80,7 +89,8 @@ struct Simd {
   struct Squares {
     __m256d low = _mm256_setzero_pd(), high = _mm256_setzero_pd();
     void add(F x) {
-      const __m256d a = _mm256_cvtps_pd(_mm256_castps256_ps128(x)), b = _mm256_cvtps_pd(_mm256_extractf128_ps(x, 1));
+      const __m256d a = _mm256_cvtps_pd(_mm256_castps256_ps128(x)),
+                    b = _mm256_cvtps_pd(_mm256_extractf128_ps(x, 1));
       low += a * a;
       high += b * b;
     }
@@ -92,7 +102,9 @@ struct Simd {
   };
 
  private:
-  static F widen(__m128i x) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(x), 16)); }
+  static F widen(__m128i x) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(x), 16));
+  }
   static F power_of_two(__m256i e) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(e, _mm256_set1_epi32(127)), 23));
   }
@@ -101,12 +113,13 @@ struct Simd {
     const __m256i u = _mm256_castps_si256(x);
     const __m256i top = _mm256_srli_epi32(u, 16);
     const __m256i odd = _mm256_and_si256(top, _mm256_set1_epi32(1));
-    const __m256i rounded =
-        _mm256_srli_epi32(_mm256_add_epi32(_mm256_add_epi32(u, odd), _mm256_set1_epi32(0x7fff)), 16);
+    const __m256i rounded = _mm256_srli_epi32(
+        _mm256_add_epi32(_mm256_add_epi32(u, odd), _mm256_set1_epi32(0x7fff)), 16);
     const __m256i quiet = _mm256_or_si256(top, _mm256_set1_epi32(0x40));
     const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
     const __m256i words = _mm256_blendv_epi8(rounded, quiet, nan);
-    return _mm256_castsi256_si128(_mm256_permute4x64_epi64(_mm256_packus_epi32(words, words), 0x08));
+    return _mm256_castsi256_si128(
+        _mm256_permute4x64_epi64(_mm256_packus_epi32(words, words), 0x08));
   }
 };
 

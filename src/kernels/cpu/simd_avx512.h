@@ -20,7 +20,9 @@ struct Simd {
   static F set(float x) { return _mm512_set1_ps(x); }
   static F load(const float* p, Full) { return _mm512_loadu_ps(p); }
   static F load(const float* p, Tail t) { return _mm512_maskz_loadu_ps(t.mask, p); }
-  static F load(const uint16_t* p, Full) { return widen(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
+  static F load(const uint16_t* p, Full) {
+    return widen(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  }
   static F load(const uint16_t* p, Tail t) { return widen(_mm256_maskz_loadu_epi16(t.mask, p)); }
   // The lanes beyond the tail hold `other`.
   static F only(F x, F, Full) { return x; }
@@ -28,15 +30,21 @@ struct Simd {
 
   static void store(float* p, F x, Full) { _mm512_storeu_ps(p, x); }
   static void store(float* p, F x, Tail t) { _mm512_mask_storeu_ps(p, t.mask, x); }
-  static void store(uint16_t* p, F x, Full) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), round_to_bf16(x)); }
-  static void store(uint16_t* p, F x, Tail t) { _mm256_mask_storeu_epi16(p, t.mask, round_to_bf16(x)); }
+  static void store(uint16_t* p, F x, Full) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), round_to_bf16(x));
+  }
+  static void store(uint16_t* p, F x, Tail t) {
+    _mm256_mask_storeu_epi16(p, t.mask, round_to_bf16(x));
+  }
 
   static F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
   static F sqrt(F a) { return _mm512_sqrt_ps(a); }
   // b where a is NaN.
   static F max(F a, F b) { return _mm512_max_ps(a, b); }
   static F min(F a, F b) { return _mm512_min_ps(a, b); }
-  static F round(F a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+  static F round(F a) {
+    return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  }
   // x * 2^n for integral n, rounded once.
   static F scale_by_power(F x, F n) { return _mm512_scalef_ps(x, n); }
 
@@ -44,7 +52,8 @@ struct Simd {
   static F duplicate_odd(F x) { return _mm512_movehdup_ps(x); }
   static F swap_pairs(F x) { return _mm512_permute_ps(x, 0xb1); }
   static F alternating(float even, float odd) {
-    return _mm512_mask_blend_ps(static_cast<__mmask16>(0xaaaa), _mm512_set1_ps(even), _mm512_set1_ps(odd));
+    return _mm512_mask_blend_ps(static_cast<__mmask16>(0xaaaa), _mm512_set1_ps(even),
+                                _mm512_set1_ps(odd));
   }
 
   static float sum(F x) {
@@ -61,28 +70,33 @@ struct Simd {
   struct Squares {
     __m512d low = _mm512_setzero_pd(), high = _mm512_setzero_pd();
     void add(F x) {
-      const __m512d a = _mm512_cvtps_pd(_mm512_castps512_ps256(x)), b = _mm512_cvtps_pd(_mm512_extractf32x8_ps(x, 1));
+      const __m512d a = _mm512_cvtps_pd(_mm512_castps512_ps256(x)),
+                    b = _mm512_cvtps_pd(_mm512_extractf32x8_ps(x, 1));
       low += a * a;
       high += b * b;
     }
     double total() const {
       alignas(64) double lane[8];
       _mm512_store_pd(lane, low + high);
-      return ((lane[0] + lane[1]) + (lane[2] + lane[3])) + ((lane[4] + lane[5]) + (lane[6] + lane[7]));
+      return ((lane[0] + lane[1]) + (lane[2] + lane[3])) +
+             ((lane[4] + lane[5]) + (lane[6] + lane[7]));
     }
   };
 
  private:
-  static F widen(__m256i x) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16)); }
+  static F widen(__m256i x) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16));
+  }
   // To nearest even, NaN quiet: the conversion of core/types.h.
   static __m256i round_to_bf16(F x) {
     const __m512i u = _mm512_castps_si512(x);
     const __m512i top = _mm512_srli_epi32(u, 16);
     const __m512i odd = _mm512_and_si512(top, _mm512_set1_epi32(1));
-    const __m512i rounded =
-        _mm512_srli_epi32(_mm512_add_epi32(_mm512_add_epi32(u, odd), _mm512_set1_epi32(0x7fff)), 16);
+    const __m512i rounded = _mm512_srli_epi32(
+        _mm512_add_epi32(_mm512_add_epi32(u, odd), _mm512_set1_epi32(0x7fff)), 16);
     const __m512i quiet = _mm512_or_si512(top, _mm512_set1_epi32(0x40));
-    return _mm512_cvtepi32_epi16(_mm512_mask_mov_epi32(rounded, _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), quiet));
+    return _mm512_cvtepi32_epi16(
+        _mm512_mask_mov_epi32(rounded, _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), quiet));
   }
 };
 

@@ -17,8 +17,8 @@ struct Dims {
 template <typename P>
 Dims dims_of(const P& p, const TensorView& o_THP) {
   const int64_t rope = p.kpe_TR.dim(1), value = o_THP.dim(2), num_tokens = p.q_THK.dim(0);
-  return {num_tokens, p.q_THK.dim(1), p.q_THK.dim(2) - rope, rope, value,
-          p.num_rows > 0 ? num_tokens / p.num_rows : 0};
+  return {num_tokens, p.q_THK.dim(1), p.q_THK.dim(2) - rope,
+          rope,       value,          p.num_rows > 0 ? num_tokens / p.num_rows : 0};
 }
 
 // scale * (q_nope . k_nope + q_pe . k_pe) of query token t and key token j.
@@ -74,7 +74,8 @@ void mla_attention_forward(Context&, const MlaAttentionForward& p) {
 }
 
 // P = exp(score - lse) is recomputed. With D_t = do_t . o_t:
-//   dv_j += P_tj do_t,   ds_tj = P_tj (do_t . v_j - D_t),   dq_t += scale ds_tj k_j,   dk_j += scale ds_tj q_t.
+//   dv_j += P_tj do_t,   ds_tj = P_tj (do_t . v_j - D_t),   dq_t += scale ds_tj k_j,   dk_j +=
+//   scale ds_tj q_t.
 void mla_attention_backward(Context&, const MlaAttentionBackward& p) {
   const Dims d = dims_of(p, p.o_THP);
   with_compute_type(p.q_THK.dtype == DType::kF64, [&]<typename C>(C) {
@@ -120,7 +121,8 @@ void mla_attention_backward(Context&, const MlaAttentionBackward& p) {
     for (int64_t t = 0; t < d.num_tokens; ++t) {
       for (int64_t h = 0; h < d.num_heads; ++h) {
         const auto out = elements<C>(p.dkv_THX, t, h);
-        for (int64_t i = 0; i < kv_width; ++i) out.set(i, dkv[static_cast<size_t>((t * d.num_heads + h) * kv_width + i)]);
+        for (int64_t i = 0; i < kv_width; ++i)
+          out.set(i, dkv[static_cast<size_t>((t * d.num_heads + h) * kv_width + i)]);
       }
       const auto out = elements<C>(p.dkpe_TR, t);
       for (int64_t i = 0; i < d.rope; ++i) out.set(i, dkpe[static_cast<size_t>(t * d.rope + i)]);
@@ -155,7 +157,8 @@ void mla_decode(Context&, const MlaDecodeParams& p) {
         std::fill(out.begin(), out.end(), C(0));
         for (int64_t j = 0; j < p.num_keys[b]; ++j) {
           const auto key = elements<C>(p.cache_SX[b], j);
-          for (int64_t i = 0; i < latent; ++i) out[static_cast<size_t>(i)] += prob[static_cast<size_t>(j)] * key[i];
+          for (int64_t i = 0; i < latent; ++i)
+            out[static_cast<size_t>(i)] += prob[static_cast<size_t>(j)] * key[i];
         }
         const auto ctx_row = elements<C>(p.ctx_BHC, b, h);
         for (int64_t i = 0; i < latent; ++i) ctx_row.set(i, out[static_cast<size_t>(i)] / sum);

@@ -1,5 +1,5 @@
-#include "kernels/test_tensor.h"
 #include "kernels/table.h"
+#include "kernels/test_tensor.h"
 
 namespace fathom {
 namespace {
@@ -11,17 +11,26 @@ constexpr double kScale = 0.37;
 struct Case {
   explicit Case(DType dtype, int64_t padding = 0)
       : wide(dtype == DType::kF64 ? DType::kF64 : DType::kF32),
-        q(dtype, {kTokens, kHeads, kNope + kRope}, "q", padding), kv(dtype, {kTokens, kHeads, kNope + kValue}, "kv", padding),
-        kpe(dtype, {kTokens, kRope}, "kpe", 3), o(dtype, {kTokens, kHeads, kValue}, "o", padding),
-        lse(wide, {kTokens, kHeads}, "lse"), grad_o(dtype, {kTokens, kHeads, kValue}, "do", padding) {
+        q(dtype, {kTokens, kHeads, kNope + kRope}, "q", padding),
+        kv(dtype, {kTokens, kHeads, kNope + kValue}, "kv", padding),
+        kpe(dtype, {kTokens, kRope}, "kpe", 3),
+        o(dtype, {kTokens, kHeads, kValue}, "o", padding),
+        lse(wide, {kTokens, kHeads}, "lse"),
+        grad_o(dtype, {kTokens, kHeads, kValue}, "do", padding) {
     q.normal(1);
     kv.normal(2);
     kpe.normal(3);
     grad_o.normal(4);
   }
   MlaAttentionForward forward() const {
-    return {.q_THK = q, .kv_THX = kv, .kpe_TR = kpe, .o_THP = o, .lse_TH = lse, .num_rows = kNumRows,
-            .first_key_T = first_key.empty() ? nullptr : first_key.data(), .scale = kScale};
+    return {.q_THK = q,
+            .kv_THX = kv,
+            .kpe_TR = kpe,
+            .o_THP = o,
+            .lse_TH = lse,
+            .num_rows = kNumRows,
+            .first_key_T = first_key.empty() ? nullptr : first_key.data(),
+            .scale = kScale};
   }
   DType wide;
   TestTensor q, kv, kpe, o, lse, grad_o;
@@ -45,7 +54,8 @@ Dense dense_attention(const Case& c) {
         const bool visible = j / kRowTokens == t / kRowTokens && j <= t && j % kRowTokens >= first;
         double score = 0;
         for (int64_t i = 0; i < kNope + kRope; ++i) {
-          const double key = i < kNope ? c.kv[(j * kHeads + h) * (kNope + kValue) + i] : c.kpe[j * kRope + i - kNope];
+          const double key = i < kNope ? c.kv[(j * kHeads + h) * (kNope + kValue) + i]
+                                       : c.kpe[j * kRope + i - kNope];
           score += c.q[(t * kHeads + h) * (kNope + kRope) + i] * key;
         }
         weight[static_cast<size_t>(j)] = visible ? std::exp(kScale * score) : 0.0;
@@ -55,7 +65,8 @@ Dense dense_attention(const Case& c) {
       for (int64_t i = 0; i < kValue; ++i) {
         double sum = 0;
         for (int64_t j = 0; j < kTokens; ++j) {
-          sum += weight[static_cast<size_t>(j)] / total * c.kv[(j * kHeads + h) * (kNope + kValue) + kNope + i];
+          sum += weight[static_cast<size_t>(j)] / total *
+                 c.kv[(j * kHeads + h) * (kNope + kValue) + kNope + i];
         }
         result.o.push_back(sum);
       }
@@ -64,8 +75,9 @@ Dense dense_attention(const Case& c) {
   return result;
 }
 
-// Scores are sums of 5 products of order 1 under exp, outputs means of 5 values of order 1: 64 roundings
-// bound the error generously in fp32, one rounding of an output below 4 is added for its type.
+// Scores are sums of 5 products of order 1 under exp, outputs means of 5 values of order 1: 64
+// roundings bound the error generously in fp32, one rounding of an output below 4 is added for its
+// type.
 double attention_tolerance(DType dtype) {
   return 64 * (dtype == DType::kF64 ? 0x1p-53 : 0x1p-24) * 4 + 4 * unit_roundoff(dtype);
 }
@@ -94,11 +106,20 @@ TEST(RefAttention, GradientsAreDerivatives) {
       return dot(c.o, c.grad_o);
     };
     loss();
-    TestTensor dq(DType::kF64, c.q.view().shape, "dq", 1), dkv(DType::kF64, c.kv.view().shape, "dkv"),
-        dkpe(DType::kF64, c.kpe.view().shape, "dkpe");
-    mla_attention_backward(ctx, {.q_THK = c.q, .kv_THX = c.kv, .kpe_TR = c.kpe, .o_THP = c.o, .lse_TH = c.lse,
-                                 .do_THP = c.grad_o, .dq_THK = dq, .dkv_THX = dkv, .dkpe_TR = dkpe, .num_rows = kNumRows,
-                                 .first_key_T = c.first_key.empty() ? nullptr : c.first_key.data(), .scale = kScale});
+    TestTensor dq(DType::kF64, c.q.view().shape, "dq", 1),
+        dkv(DType::kF64, c.kv.view().shape, "dkv"), dkpe(DType::kF64, c.kpe.view().shape, "dkpe");
+    mla_attention_backward(ctx, {.q_THK = c.q,
+                                 .kv_THX = c.kv,
+                                 .kpe_TR = c.kpe,
+                                 .o_THP = c.o,
+                                 .lse_TH = c.lse,
+                                 .do_THP = c.grad_o,
+                                 .dq_THK = dq,
+                                 .dkv_THX = dkv,
+                                 .dkpe_TR = dkpe,
+                                 .num_rows = kNumRows,
+                                 .first_key_T = c.first_key.empty() ? nullptr : c.first_key.data(),
+                                 .scale = kScale});
     EXPECT_TRUE(gradient_matches(c.q, dq, loss));
     EXPECT_TRUE(gradient_matches(c.kv, dkv, loss));
     EXPECT_TRUE(gradient_matches(c.kpe, dkpe, loss));
@@ -106,8 +127,8 @@ TEST(RefAttention, GradientsAreDerivatives) {
   }
 }
 
-// Absorbed attention is ordinary attention with one key [latent | rope] for all heads; the last query of
-// an expanded problem whose keys and values are the latent itself must agree with it.
+// Absorbed attention is ordinary attention with one key [latent | rope] for all heads; the last
+// query of an expanded problem whose keys and values are the latent itself must agree with it.
 TEST(RefAttention, DecodeIsTheLastRowOfTheExpandedForm) {
   Context ctx(1, IsaLevel::kReference);
   constexpr int64_t kLatent = 6;
@@ -115,13 +136,19 @@ TEST(RefAttention, DecodeIsTheLastRowOfTheExpandedForm) {
     const std::vector<int64_t> num_keys = {4, 1};
     std::vector<TestTensor> caches;
     std::vector<TensorView> cache_views;
-    for (uint64_t b = 0; b < 2; ++b) caches.push_back(TestTensor(dtype, {5, kLatent + kRope}, "cache", 2).normal(20 + b));
+    for (uint64_t b = 0; b < 2; ++b)
+      caches.push_back(TestTensor(dtype, {5, kLatent + kRope}, "cache", 2).normal(20 + b));
     for (const TestTensor& cache : caches) cache_views.push_back(cache);
-    TestTensor q(dtype, {2, kHeads, kLatent}, "q"), qpe(dtype, {2, kHeads, kRope}, "qpe", 3), out(dtype, {2, kHeads, kLatent}, "ctx");
+    TestTensor q(dtype, {2, kHeads, kLatent}, "q"), qpe(dtype, {2, kHeads, kRope}, "qpe", 3),
+        out(dtype, {2, kHeads, kLatent}, "ctx");
     q.normal(7);
     qpe.normal(8);
-    mla_decode(ctx, {.q_BHC = q, .qpe_BHR = qpe, .cache_SX = cache_views.data(), .num_keys = num_keys.data(),
-                     .ctx_BHC = out, .scale = kScale});
+    mla_decode(ctx, {.q_BHC = q,
+                     .qpe_BHR = qpe,
+                     .cache_SX = cache_views.data(),
+                     .num_keys = num_keys.data(),
+                     .ctx_BHC = out,
+                     .scale = kScale});
     std::vector<double> want;
     for (int64_t b = 0; b < 2; ++b) {
       const TestTensor& cache = caches[static_cast<size_t>(b)];
@@ -130,7 +157,8 @@ TEST(RefAttention, DecodeIsTheLastRowOfTheExpandedForm) {
         double total = 0;
         for (int64_t j = 0; j < num_keys[static_cast<size_t>(b)]; ++j) {
           double score = 0;
-          for (int64_t i = 0; i < kLatent; ++i) score += q[(b * kHeads + h) * kLatent + i] * cache[j * (kLatent + kRope) + i];
+          for (int64_t i = 0; i < kLatent; ++i)
+            score += q[(b * kHeads + h) * kLatent + i] * cache[j * (kLatent + kRope) + i];
           for (int64_t i = 0; i < kRope; ++i) {
             score += qpe[(b * kHeads + h) * kRope + i] * cache[j * (kLatent + kRope) + kLatent + i];
           }
@@ -139,7 +167,8 @@ TEST(RefAttention, DecodeIsTheLastRowOfTheExpandedForm) {
         }
         for (int64_t i = 0; i < kLatent; ++i) {
           double sum = 0;
-          for (size_t j = 0; j < weight.size(); ++j) sum += weight[j] / total * cache[static_cast<int64_t>(j) * (kLatent + kRope) + i];
+          for (size_t j = 0; j < weight.size(); ++j)
+            sum += weight[j] / total * cache[static_cast<int64_t>(j) * (kLatent + kRope) + i];
           want.push_back(sum);
         }
       }

@@ -27,8 +27,8 @@ void for_each_row(const TensorView& x, F&& body) {
 }  // namespace
 
 void cast(Context&, const CastParams& p) {
-  // fp32 holds every narrower value exactly; with fp64 on either side the value passes through fp64.
-  // fp64 to bf16 rounds twice (fp64 -> fp32 -> bf16), as PyTorch does.
+  // fp32 holds every narrower value exactly; with fp64 on either side the value passes through
+  // fp64. fp64 to bf16 rounds twice (fp64 -> fp32 -> bf16), as PyTorch does.
   with_compute_type(p.x.dtype == DType::kF64 || p.y.dtype == DType::kF64, [&]<typename C>(C) {
     for_each_row(p.x, [&](const int64_t* i, int64_t width) {
       const auto x = elements<C>(p.x, i[0], i[1], i[2]);
@@ -71,14 +71,17 @@ void sum_of_squares(Context&, const SumOfSquaresParams& p) {
 //   p -= lr / (1 - beta1^t) * m / (sqrt(v) / sqrt(1 - beta2^t) + eps)
 void adamw(Context&, const AdamwParams& p) {
   with_compute_type(p.master.dtype == DType::kF64, [&]<typename C>(C) {
-    const auto master = elements<C>(p.master), grad = elements<C>(p.grad), weights = elements<C>(p.weights);
+    const auto master = elements<C>(p.master), grad = elements<C>(p.grad),
+               weights = elements<C>(p.weights);
     const auto first = elements<C>(p.m), second = elements<C>(p.v);
     const double correction1 = 1 - std::pow(p.beta1, static_cast<double>(p.step));
     const double correction2 = 1 - std::pow(p.beta2, static_cast<double>(p.step));
-    const C decay = static_cast<C>(1 - p.lr * p.weight_decay), step_size = static_cast<C>(p.lr / correction1);
+    const C decay = static_cast<C>(1 - p.lr * p.weight_decay),
+            step_size = static_cast<C>(p.lr / correction1);
     const C root_correction2 = static_cast<C>(std::sqrt(correction2)), eps = static_cast<C>(p.eps);
     const C beta2 = static_cast<C>(p.beta2), one_minus_beta2 = static_cast<C>(1 - p.beta2);
-    const C one_minus_beta1 = static_cast<C>(1 - p.beta1), grad_scale = static_cast<C>(p.grad_scale);
+    const C one_minus_beta1 = static_cast<C>(1 - p.beta1),
+            grad_scale = static_cast<C>(p.grad_scale);
     for (int64_t i = 0; i < p.master.num_elements(); ++i) {
       const C g = grad[i] * grad_scale;
       const C m = first[i] + one_minus_beta1 * (g - first[i]);

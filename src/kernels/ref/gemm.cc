@@ -4,11 +4,11 @@
 namespace fathom::ref {
 namespace {
 
-// One product; a(i, l), b(l, j) are addressed by row and column strides, so the layouts differ only in
-// how these are filled in.
+// One product; a(i, l), b(l, j) are addressed by row and column strides, so the layouts differ only
+// in how these are filled in.
 template <typename In, typename Out>
-void product(int64_t m, int64_t n, int64_t k, const In* a, int64_t a_row, int64_t a_col, const In* b, int64_t b_row,
-             int64_t b_col, Out* c, int64_t c_row, bool accumulate) {
+void product(int64_t m, int64_t n, int64_t k, const In* a, int64_t a_row, int64_t a_col,
+             const In* b, int64_t b_row, int64_t b_col, Out* c, int64_t c_row, bool accumulate) {
   using C = compute_type<In>;
   for (int64_t i = 0; i < m; ++i) {
     for (int64_t j = 0; j < n; ++j) {
@@ -23,16 +23,19 @@ void product(int64_t m, int64_t n, int64_t k, const In* a, int64_t a_row, int64_
 }
 
 template <typename In, typename Out>
-void product(GemmLayout layout, const TensorView& a, const TensorView& b, const TensorView& c, bool accumulate) {
+void product(GemmLayout layout, const TensorView& a, const TensorView& b, const TensorView& c,
+             bool accumulate) {
   const int64_t m = c.dim(0), n = c.dim(1);
   const int64_t k = layout == GemmLayout::kTn ? a.dim(0) : a.dim(1);
   const bool a_transposed = layout == GemmLayout::kTn;
   const bool b_transposed = layout == GemmLayout::kNt;
-  product<In, Out>(m, n, k, a.as<In>(), a_transposed ? 1 : a.stride[0], a_transposed ? a.stride[0] : 1, b.as<In>(),
-                   b_transposed ? 1 : b.stride[0], b_transposed ? b.stride[0] : 1, c.as<Out>(), c.stride[0], accumulate);
+  product<In, Out>(m, n, k, a.as<In>(), a_transposed ? 1 : a.stride[0],
+                   a_transposed ? a.stride[0] : 1, b.as<In>(), b_transposed ? 1 : b.stride[0],
+                   b_transposed ? b.stride[0] : 1, c.as<Out>(), c.stride[0], accumulate);
 }
 
-void product(GemmLayout layout, const TensorView& a, const TensorView& b, const TensorView& c, bool accumulate) {
+void product(GemmLayout layout, const TensorView& a, const TensorView& b, const TensorView& c,
+             bool accumulate) {
   if (a.dtype == DType::kF64) return product<double, double>(layout, a, b, c, accumulate);
   if (a.dtype == DType::kF32) return product<float, float>(layout, a, b, c, accumulate);
   if (c.dtype == DType::kF32) return product<bf16, float>(layout, a, b, c, accumulate);

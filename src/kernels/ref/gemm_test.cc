@@ -1,6 +1,6 @@
-#include "kernels/test_tensor.h"
-#include "kernels/table.h"
 #include "kernels/ref/ref.h"
+#include "kernels/table.h"
+#include "kernels/test_tensor.h"
 
 namespace fathom {
 namespace {
@@ -8,15 +8,17 @@ namespace {
 struct Types {
   DType in, out;
 };
-constexpr Types kTypes[] = {{DType::kF64, DType::kF64}, {DType::kF32, DType::kF32}, {DType::kBF16, DType::kBF16},
+constexpr Types kTypes[] = {{DType::kF64, DType::kF64},
+                            {DType::kF32, DType::kF32},
+                            {DType::kBF16, DType::kBF16},
                             {DType::kBF16, DType::kF32}};
 
 // c and the sum of |a||b| that bounds its rounding, from values alone.
 struct Expected {
   std::vector<double> c, magnitude;
 };
-Expected multiply(GemmLayout layout, const TestTensor& a, int64_t a_begin, const TestTensor& b, int64_t b_begin, int64_t m,
-                  int64_t n, int64_t k) {
+Expected multiply(GemmLayout layout, const TestTensor& a, int64_t a_begin, const TestTensor& b,
+                  int64_t b_begin, int64_t m, int64_t n, int64_t k) {
   Expected e;
   for (int64_t i = 0; i < m; ++i) {
     for (int64_t j = 0; j < n; ++j) {
@@ -34,7 +36,8 @@ Expected multiply(GemmLayout layout, const TestTensor& a, int64_t a_begin, const
   return e;
 }
 
-// k products and k sums in the compute type, one rounding of the output; accumulation adds one more.
+// k products and k sums in the compute type, one rounding of the output; accumulation adds one
+// more.
 std::vector<double> tolerance(const Expected& e, const Types& types, int64_t k) {
   const double compute = types.in == DType::kF64 ? 0x1p-53 : 0x1p-24;
   std::vector<double> t;
@@ -46,7 +49,8 @@ std::vector<double> tolerance(const Expected& e, const Types& types, int64_t k) 
 }
 
 class RefGemm : public ::testing::TestWithParam<GemmLayout> {};
-INSTANTIATE_TEST_SUITE_P(Layouts, RefGemm, ::testing::Values(GemmLayout::kNt, GemmLayout::kNn, GemmLayout::kTn));
+INSTANTIATE_TEST_SUITE_P(Layouts, RefGemm,
+                         ::testing::Values(GemmLayout::kNt, GemmLayout::kNn, GemmLayout::kTn));
 
 TEST_P(RefGemm, MatchesSumsOfProducts) {
   Context ctx(1, IsaLevel::kReference);
@@ -82,26 +86,36 @@ TEST_P(RefGemm, GroupedMatchesOneProductPerExpert) {
       const bool tn = layout == GemmLayout::kTn;
       TestTensor a(types.in, {num_rows, wide}, "a");
       TestTensor b(types.in,
-                   tn                           ? Shape{num_rows, narrow_width}
+                   tn                          ? Shape{num_rows, narrow_width}
                    : layout == GemmLayout::kNt ? Shape{num_experts, narrow_width, wide}
                                                : Shape{num_experts, wide, narrow_width},
                    "b");
-      TestTensor c(types.out, tn ? Shape{num_experts, wide, narrow_width} : Shape{num_rows, narrow_width}, "c");
+      TestTensor c(types.out,
+                   tn ? Shape{num_experts, wide, narrow_width} : Shape{num_rows, narrow_width},
+                   "c");
       a.normal(3);
       b.normal(4);
       if (accumulate) c.fill(-0.5);
       Expected all;
       for (int64_t e = 0; e < num_experts; ++e) {
-        const int64_t begin = offsets[static_cast<size_t>(e)], count = offsets[static_cast<size_t>(e) + 1] - begin;
-        const Expected one = tn ? multiply(layout, a, begin * wide, b, begin * narrow_width, wide, narrow_width, count)
-                                : multiply(layout, a, begin * wide, b, e * wide * narrow_width, count, narrow_width, wide);
+        const int64_t begin = offsets[static_cast<size_t>(e)],
+                      count = offsets[static_cast<size_t>(e) + 1] - begin;
+        const Expected one = tn ? multiply(layout, a, begin * wide, b, begin * narrow_width, wide,
+                                           narrow_width, count)
+                                : multiply(layout, a, begin * wide, b, e * wide * narrow_width,
+                                           count, narrow_width, wide);
         all.c.insert(all.c.end(), one.c.begin(), one.c.end());
         all.magnitude.insert(all.magnitude.end(), one.magnitude.begin(), one.magnitude.end());
       }
       if (accumulate) {
         for (double& v : all.c) v -= 0.5;
       }
-      grouped_gemm(ctx, {.layout = layout, .a = a, .b = b, .c = c, .offsets = offsets.data(), .num_experts = num_experts,
+      grouped_gemm(ctx, {.layout = layout,
+                         .a = a,
+                         .b = b,
+                         .c = c,
+                         .offsets = offsets.data(),
+                         .num_experts = num_experts,
                          .accumulate = accumulate});
       EXPECT_TRUE(near_all(c, all.c, tolerance(all, types, wide)));
     }
@@ -121,7 +135,8 @@ TEST(RefGemm, TheComparatorSeesOneWrongElement) {
 
 TEST(GemmChecks, NameTheOperandAndBothShapes) {
   Context ctx(1, IsaLevel::kReference);
-  TestTensor a(DType::kF32, {2, 3}, "x_TD"), b(DType::kF32, {4, 5}, "w_FD"), c(DType::kF32, {2, 4}, "y_TF");
+  TestTensor a(DType::kF32, {2, 3}, "x_TD"), b(DType::kF32, {4, 5}, "w_FD"),
+      c(DType::kF32, {2, 4}, "y_TF");
   try {
     gemm(ctx, {.a = a, .b = b, .c = c});
     FAIL();

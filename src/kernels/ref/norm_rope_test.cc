@@ -1,5 +1,5 @@
-#include "kernels/test_tensor.h"
 #include "kernels/table.h"
+#include "kernels/test_tensor.h"
 
 namespace fathom {
 namespace {
@@ -22,14 +22,16 @@ std::vector<double> rms_norm(const TestTensor& x, const TestTensor& w) {
 
 TEST(RefRmsNorm, MatchesTheDefinitionForEveryMixtureOfTypes) {
   Context ctx(1, IsaLevel::kReference);
-  for (const auto& [x_type, y_type] : std::vector<std::pair<DType, DType>>{{DType::kF64, DType::kF64},
-                                                                           {DType::kF32, DType::kF32},
-                                                                           {DType::kF32, DType::kBF16},
-                                                                           {DType::kBF16, DType::kF32},
-                                                                           {DType::kBF16, DType::kBF16}}) {
+  for (const auto& [x_type, y_type] :
+       std::vector<std::pair<DType, DType>>{{DType::kF64, DType::kF64},
+                                            {DType::kF32, DType::kF32},
+                                            {DType::kF32, DType::kBF16},
+                                            {DType::kBF16, DType::kF32},
+                                            {DType::kBF16, DType::kBF16}}) {
     for (const int64_t width : {1, 3, 16, 61}) {
       const DType wide = x_type == DType::kF64 ? DType::kF64 : DType::kF32;
-      TestTensor x(x_type, {4, width}, "x", 2), w(wide, {width}, "w"), y(y_type, {4, width}, "y", 1), rstd(wide, {4}, "rstd");
+      TestTensor x(x_type, {4, width}, "x", 2), w(wide, {width}, "w"),
+          y(y_type, {4, width}, "y", 1), rstd(wide, {4}, "rstd");
       x.normal(1);
       w.normal(2, 0.3, 1.0);
       rms_norm_forward(ctx, {.x_TD = x, .w_D = w, .eps = kEps, .y_TD = y, .rstd_T = rstd});
@@ -37,7 +39,8 @@ TEST(RefRmsNorm, MatchesTheDefinitionForEveryMixtureOfTypes) {
       std::vector<double> tolerance;
       // width + 6 roundings of the compute type at most, one of the output.
       for (const double v : want) {
-        tolerance.push_back(std::fabs(v) * (static_cast<double>(width + 6) * unit_roundoff(wide) + unit_roundoff(y_type)));
+        tolerance.push_back(std::fabs(v) * (static_cast<double>(width + 6) * unit_roundoff(wide) +
+                                            unit_roundoff(y_type)));
       }
       EXPECT_TRUE(near_all(y, want, tolerance)) << width;
       for (int64_t t = 0; t < 4; ++t) EXPECT_TRUE(std::isfinite(rstd[t]));
@@ -72,15 +75,18 @@ TEST(RefRmsNorm, GradientsAreDerivatives) {
   p.accumulate_dx = true;
   loss();
   rms_norm_backward(ctx, p);
-  for (int64_t i = 0; i < dx.size(); ++i) EXPECT_DOUBLE_EQ(dx[i], 2 * dx_once[static_cast<size_t>(i)]);
-  for (int64_t i = 0; i < dw.size(); ++i) EXPECT_NEAR(dw[i], 2 * dw_once[static_cast<size_t>(i)], 1e-14);
+  for (int64_t i = 0; i < dx.size(); ++i)
+    EXPECT_DOUBLE_EQ(dx[i], 2 * dx_once[static_cast<size_t>(i)]);
+  for (int64_t i = 0; i < dw.size(); ++i)
+    EXPECT_NEAR(dw[i], 2 * dw_once[static_cast<size_t>(i)], 1e-14);
 }
 
 TestTensor angles(DType dtype, int64_t num_positions, int64_t width) {
   TestTensor table(dtype, {num_positions, width}, "cos_sin");
   for (int64_t p = 0; p < num_positions; ++p) {
     for (int64_t i = 0; i < width / 2; ++i) {
-      const double angle = static_cast<double>(p) * std::pow(100.0, -2.0 * static_cast<double>(i) / static_cast<double>(width));
+      const double angle = static_cast<double>(p) * std::pow(100.0, -2.0 * static_cast<double>(i) /
+                                                                        static_cast<double>(width));
       table.set(p * width + 2 * i, std::cos(angle));
       table.set(p * width + 2 * i + 1, std::sin(angle));
     }
@@ -93,7 +99,8 @@ TEST(RefRope, RotatesInterleavedPairsByTheirAngle) {
   const int64_t num_heads = 3, width = 6, num_positions = 9;
   const std::vector<int32_t> positions = {0, 8, 3, 3};
   for (const DType dtype : {DType::kF64, DType::kF32, DType::kBF16}) {
-    const TestTensor table = angles(dtype == DType::kF64 ? DType::kF64 : DType::kF32, num_positions, width);
+    const TestTensor table =
+        angles(dtype == DType::kF64 ? DType::kF64 : DType::kF32, num_positions, width);
     TestTensor x(dtype, {4, num_heads, width}, "x", 4);
     x.normal(5);
     const TestTensor before = x;
@@ -102,8 +109,10 @@ TEST(RefRope, RotatesInterleavedPairsByTheirAngle) {
     for (int64_t t = 0; t < 4; ++t) {
       for (int64_t h = 0; h < num_heads; ++h) {
         for (int64_t i = 0; i < width / 2; ++i) {
-          const double angle = positions[static_cast<size_t>(t)] * std::pow(100.0, -2.0 * static_cast<double>(i) / width);
-          const double x0 = before[(t * num_heads + h) * width + 2 * i], x1 = before[(t * num_heads + h) * width + 2 * i + 1];
+          const double angle = positions[static_cast<size_t>(t)] *
+                               std::pow(100.0, -2.0 * static_cast<double>(i) / width);
+          const double x0 = before[(t * num_heads + h) * width + 2 * i],
+                       x1 = before[(t * num_heads + h) * width + 2 * i + 1];
           want.push_back(x0 * std::cos(angle) - x1 * std::sin(angle));
           want.push_back(x0 * std::sin(angle) + x1 * std::cos(angle));
         }
@@ -111,7 +120,8 @@ TEST(RefRope, RotatesInterleavedPairsByTheirAngle) {
     }
     EXPECT_TRUE(near_all(x, want, 8 * (unit_roundoff(dtype) + 0x1p-24 * (dtype != DType::kF64))));
     rope(ctx, {.x_THR = x, .cos_sin_SR = table, .positions_T = positions.data(), .inverse = true});
-    EXPECT_TRUE(near_all(x, before.values(), 16 * (unit_roundoff(dtype) + 0x1p-24 * (dtype != DType::kF64))));
+    EXPECT_TRUE(near_all(x, before.values(),
+                         16 * (unit_roundoff(dtype) + 0x1p-24 * (dtype != DType::kF64))));
   }
 }
 
@@ -135,7 +145,8 @@ TEST(RopeChecks, RefusePositionsOutsideTheTable) {
   const TestTensor table = angles(DType::kF32, 5, 4);
   TestTensor x(DType::kF32, {1, 1, 4}, "x");
   const int32_t position = 5;
-  EXPECT_THROW(rope(ctx, {.x_THR = x, .cos_sin_SR = table, .positions_T = &position}), CheckFailure);
+  EXPECT_THROW(rope(ctx, {.x_THR = x, .cos_sin_SR = table, .positions_T = &position}),
+               CheckFailure);
 }
 
 }  // namespace

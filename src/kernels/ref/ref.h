@@ -1,6 +1,6 @@
-// The reference kernels: plain scalar code, single-threaded, written to be read and never optimised.
-// Every other version is tested against them, and they are what runs in fp64. Sums run in index order
-// in the compute type (fp32, or fp64 when an operand is fp64).
+// The reference kernels: plain scalar code, single-threaded, written to be read and never
+// optimised. Every other version is tested against them, and they are what runs in fp64. Sums run
+// in index order in the compute type (fp32, or fp64 when an operand is fp64).
 #pragma once
 
 #include "kernels/table.h"

@@ -29,7 +29,8 @@ std::vector<C> scores_of(const RouterForward& p, int64_t t, int64_t num_experts)
   const auto logits = elements<C>(p.logits_TE, t);
   std::vector<C> s(static_cast<size_t>(num_experts));
   if (p.scoring == ScoringFunc::kSigmoid) {
-    for (int64_t e = 0; e < num_experts; ++e) s[static_cast<size_t>(e)] = C(1) / (C(1) + std::exp(-logits[e]));
+    for (int64_t e = 0; e < num_experts; ++e)
+      s[static_cast<size_t>(e)] = C(1) / (C(1) + std::exp(-logits[e]));
     return s;
   }
   C largest = kMinusInfinity<C>, sum = 0;
@@ -66,28 +67,31 @@ void mask_groups(const RouterForward& p, std::vector<C>& biased) {
     group_score[static_cast<size_t>(g)] = kMinusInfinity<C>;
   }
   for (int64_t e = 0; e < static_cast<int64_t>(biased.size()); ++e) {
-    if (!keep[static_cast<size_t>(e / group_size)]) biased[static_cast<size_t>(e)] = kMinusInfinity<C>;
+    if (!keep[static_cast<size_t>(e / group_size)])
+      biased[static_cast<size_t>(e)] = kMinusInfinity<C>;
   }
 }
 
 }  // namespace
 
 void router_forward(Context&, const RouterForward& p) {
-  const int64_t num_tokens = p.logits_TE.dim(0), num_experts = p.logits_TE.dim(1), top_k = p.num_experts_per_tok;
+  const int64_t num_tokens = p.logits_TE.dim(0), num_experts = p.logits_TE.dim(1),
+                top_k = p.num_experts_per_tok;
   with_compute_type(p.logits_TE.dtype == DType::kF64, [&]<typename C>(C) {
     for (int64_t t = 0; t < num_tokens; ++t) {
       const std::vector<C> s = scores_of<C>(p, t, num_experts);
       std::vector<C> biased = s;
       if (!p.bias_E.empty()) {
-        for (int64_t e = 0; e < num_experts; ++e) biased[static_cast<size_t>(e)] += elements<C>(p.bias_E)[e];
+        for (int64_t e = 0; e < num_experts; ++e)
+          biased[static_cast<size_t>(e)] += elements<C>(p.bias_E)[e];
       }
       mask_groups(p, biased);
       int32_t* idx = p.idx_TA.as<int32_t>() + t * p.idx_TA.stride[0];
       C sum = 0;
       for (int64_t a = 0; a < top_k; ++a) {
         int64_t e = argmax(biased);
-        // Only NaN left: the lowest expert not yet chosen. The weights are NaN then, and so is the loss,
-        // which is where a bad run is stopped and traced back.
+        // Only NaN left: the lowest expert not yet chosen. The weights are NaN then, and so is the
+        // loss, which is where a bad run is stopped and traced back.
         for (int64_t i = 0; e < 0; ++i) {
           if (std::find(idx, idx + a, static_cast<int32_t>(i)) == idx + a) e = i;
         }
@@ -107,10 +111,12 @@ void router_forward(Context&, const RouterForward& p) {
   });
 }
 
-// Through the weights: with norm, w_i = f s_i / Z, Z = sum of chosen s:  ds_i = (f/Z) (g_i - sum_j g_j w_j / f);
-// without, ds_i = f g_i. Then through the scoring function: sigmoid' = s (1 - s); softmax: s_i (ds_i - s . ds).
+// Through the weights: with norm, w_i = f s_i / Z, Z = sum of chosen s:  ds_i = (f/Z) (g_i - sum_j
+// g_j w_j / f); without, ds_i = f g_i. Then through the scoring function: sigmoid' = s (1 - s);
+// softmax: s_i (ds_i - s . ds).
 void router_backward(Context&, const RouterBackward& p) {
-  const int64_t num_tokens = p.scores_TE.dim(0), num_experts = p.scores_TE.dim(1), top_k = p.idx_TA.dim(1);
+  const int64_t num_tokens = p.scores_TE.dim(0), num_experts = p.scores_TE.dim(1),
+                top_k = p.idx_TA.dim(1);
   with_compute_type(p.scores_TE.dtype == DType::kF64, [&]<typename C>(C) {
     const C factor = static_cast<C>(p.routed_scaling_factor);
     std::vector<C> ds(static_cast<size_t>(num_experts));
@@ -136,7 +142,8 @@ void router_backward(Context&, const RouterBackward& p) {
       for (int64_t e = 0; e < num_experts; ++e) score_dot += s[e] * ds[static_cast<size_t>(e)];
       for (int64_t e = 0; e < num_experts; ++e) {
         const C d = ds[static_cast<size_t>(e)];
-        dlogits.set(e, p.scoring == ScoringFunc::kSigmoid ? d * s[e] * (C(1) - s[e]) : s[e] * (d - score_dot));
+        dlogits.set(e, p.scoring == ScoringFunc::kSigmoid ? d * s[e] * (C(1) - s[e])
+                                                          : s[e] * (d - score_dot));
       }
     }
   });
@@ -145,19 +152,23 @@ void router_backward(Context&, const RouterBackward& p) {
 // dL/ds_it = weight / (num_spans span) (f_i / Z_t - sum_j f_j s_jt / Z_t^2), Z_t = sum_j s_jt.
 void balance_loss(Context&, const BalanceLossCall& call) {
   const BalanceLossParams& p = call.p;
-  const int64_t num_tokens = p.scores_TE.dim(0), num_experts = p.scores_TE.dim(1), top_k = p.idx_TA.dim(1);
+  const int64_t num_tokens = p.scores_TE.dim(0), num_experts = p.scores_TE.dim(1),
+                top_k = p.idx_TA.dim(1);
   with_compute_type(p.scores_TE.dtype == DType::kF64, [&]<typename C>(C) {
     const int64_t span = p.span_tokens;
     const int64_t num_spans = span > 0 ? num_tokens / span : 0;
     double total = 0;
     for (int64_t begin = 0; begin < num_tokens; begin += span) {
-      std::vector<C> fraction(static_cast<size_t>(num_experts)), mean_score(static_cast<size_t>(num_experts));
+      std::vector<C> fraction(static_cast<size_t>(num_experts)),
+          mean_score(static_cast<size_t>(num_experts));
       std::vector<int64_t> count(static_cast<size_t>(num_experts));
       for (int64_t t = begin; t < begin + span; ++t) {
         std::vector<C> s(static_cast<size_t>(num_experts));
         C z = 0;
-        for (int64_t e = 0; e < num_experts; ++e) z += s[static_cast<size_t>(e)] = elements<C>(p.scores_TE, t)[e];
-        for (int64_t e = 0; e < num_experts; ++e) mean_score[static_cast<size_t>(e)] += s[static_cast<size_t>(e)] / z;
+        for (int64_t e = 0; e < num_experts; ++e)
+          z += s[static_cast<size_t>(e)] = elements<C>(p.scores_TE, t)[e];
+        for (int64_t e = 0; e < num_experts; ++e)
+          mean_score[static_cast<size_t>(e)] += s[static_cast<size_t>(e)] / z;
         for (int64_t a = 0; a < top_k; ++a) {
           const int64_t e = p.from_routing ? i32_row(p.idx_TA, t)[a] : argmax(s);
           if (e < 0) break;  // NaN scores: the loss is NaN already
@@ -168,7 +179,8 @@ void balance_loss(Context&, const BalanceLossCall& call) {
       const C per_token = C(1) / static_cast<C>(span);
       for (int64_t e = 0; e < num_experts; ++e) {
         fraction[static_cast<size_t>(e)] =
-            static_cast<C>(num_experts * count[static_cast<size_t>(e)]) / static_cast<C>(top_k * span);
+            static_cast<C>(num_experts * count[static_cast<size_t>(e)]) /
+            static_cast<C>(top_k * span);
         total += static_cast<double>(fraction[static_cast<size_t>(e)]) *
                  static_cast<double>(mean_score[static_cast<size_t>(e)] * per_token);
       }

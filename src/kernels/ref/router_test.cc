@@ -1,4 +1,5 @@
-// The router against an exhaustive search: every choice of groups and every choice of experts is tried.
+// The router against an exhaustive search: every choice of groups and every choice of experts is
+// tried.
 #include <algorithm>
 #include <bit>
 #include <set>
@@ -16,17 +17,28 @@ struct Shape4 {
 
 struct Router {
   Router(const Shape4& s, int64_t num_tokens, DType dtype = DType::kF64)
-      : shape(s), logits(dtype, {num_tokens, s.num_experts}, "logits", 1), bias(dtype, {s.num_experts}, "bias"),
-        scores(dtype, {num_tokens, s.num_experts}, "scores", 2), idx(DType::kI32, {num_tokens, s.top_k}, "idx"),
+      : shape(s),
+        logits(dtype, {num_tokens, s.num_experts}, "logits", 1),
+        bias(dtype, {s.num_experts}, "bias"),
+        scores(dtype, {num_tokens, s.num_experts}, "scores", 2),
+        idx(DType::kI32, {num_tokens, s.top_k}, "idx"),
         weight(dtype, {num_tokens, s.top_k}, "weight") {
     logits.normal(11);
     bias.normal(12, 0.3);
   }
   RouterForward params() const {
-    return {.logits_TE = logits, .bias_E = with_bias ? bias.view() : TensorView(), .scoring = scoring,
-            .group_score = group_score, .n_group = shape.n_group, .topk_group = shape.topk_group,
-            .num_experts_per_tok = shape.top_k, .norm_topk_prob = normalise, .routed_scaling_factor = factor,
-            .scores_TE = scores, .idx_TA = idx, .weight_TA = weight};
+    return {.logits_TE = logits,
+            .bias_E = with_bias ? bias.view() : TensorView(),
+            .scoring = scoring,
+            .group_score = group_score,
+            .n_group = shape.n_group,
+            .topk_group = shape.topk_group,
+            .num_experts_per_tok = shape.top_k,
+            .norm_topk_prob = normalise,
+            .routed_scaling_factor = factor,
+            .scores_TE = scores,
+            .idx_TA = idx,
+            .weight_TA = weight};
   }
   Shape4 shape;
   TestTensor logits, bias, scores, idx, weight;
@@ -44,8 +56,8 @@ double score_of(const Router& r, int64_t t, int64_t e) {
   return std::exp(r.logits[t * n + e]) / total;
 }
 
-// The subset of `count` out of `n` with the largest total value; among equal totals the one that comes
-// first when the members are written in ascending order. All 2^n subsets are tried.
+// The subset of `count` out of `n` with the largest total value; among equal totals the one that
+// comes first when the members are written in ascending order. All 2^n subsets are tried.
 template <typename Value>
 std::vector<int64_t> best_subset(int64_t n, int64_t count, Value value) {
   std::vector<int64_t> best;
@@ -70,24 +82,29 @@ std::vector<int64_t> best_subset(int64_t n, int64_t count, Value value) {
 std::vector<int64_t> exhaustive_route(const Router& r, int64_t t) {
   const int64_t group_size = r.shape.num_experts / r.shape.n_group;
   const auto biased = [&](int64_t e) { return score_of(r, t, e) + (r.with_bias ? r.bias[e] : 0); };
-  const std::vector<int64_t> groups = best_subset(r.shape.n_group, r.shape.topk_group, [&](int64_t g) {
-    const int64_t take = r.group_score == GroupScore::kTop2Sum ? std::min<int64_t>(2, group_size) : 1;
-    double total = 0;
-    for (const int64_t e : best_subset(group_size, take, [&](int64_t i) { return biased(g * group_size + i); })) {
-      total += biased(g * group_size + e);
-    }
-    return total;
-  });
+  const std::vector<int64_t> groups =
+      best_subset(r.shape.n_group, r.shape.topk_group, [&](int64_t g) {
+        const int64_t take =
+            r.group_score == GroupScore::kTop2Sum ? std::min<int64_t>(2, group_size) : 1;
+        double total = 0;
+        for (const int64_t e :
+             best_subset(group_size, take, [&](int64_t i) { return biased(g * group_size + i); })) {
+          total += biased(g * group_size + e);
+        }
+        return total;
+      });
   std::vector<int64_t> allowed;
   for (const int64_t g : groups) {
     for (int64_t i = 0; i < group_size; ++i) allowed.push_back(g * group_size + i);
   }
   std::vector<int64_t> chosen;
-  for (const int64_t i : best_subset(static_cast<int64_t>(allowed.size()), r.shape.top_k,
-                                     [&](int64_t a) { return biased(allowed[static_cast<size_t>(a)]); })) {
+  for (const int64_t i :
+       best_subset(static_cast<int64_t>(allowed.size()), r.shape.top_k,
+                   [&](int64_t a) { return biased(allowed[static_cast<size_t>(a)]); })) {
     chosen.push_back(allowed[static_cast<size_t>(i)]);
   }
-  std::stable_sort(chosen.begin(), chosen.end(), [&](int64_t a, int64_t b) { return biased(a) > biased(b); });
+  std::stable_sort(chosen.begin(), chosen.end(),
+                   [&](int64_t a, int64_t b) { return biased(a) > biased(b); });
   return chosen;
 }
 
@@ -96,7 +113,8 @@ void expect_route(const Router& r, int64_t t, const std::vector<int64_t>& want) 
   for (const int64_t e : want) sum += score_of(r, t, e);
   for (int64_t a = 0; a < r.shape.top_k; ++a) {
     const int64_t at = t * r.shape.top_k + a;
-    EXPECT_EQ(r.idx[at], static_cast<double>(want[static_cast<size_t>(a)])) << "token " << t << " rank " << a;
+    EXPECT_EQ(r.idx[at], static_cast<double>(want[static_cast<size_t>(a)]))
+        << "token " << t << " rank " << a;
     const double s = score_of(r, t, want[static_cast<size_t>(a)]);
     EXPECT_NEAR(r.weight[at], r.factor * (r.normalise ? s / sum : s), 1e-14);
   }
@@ -104,7 +122,8 @@ void expect_route(const Router& r, int64_t t, const std::vector<int64_t>& want) 
 
 TEST(RefRouter, MatchesExhaustiveSearch) {
   Context ctx(1, IsaLevel::kReference);
-  for (const Shape4& shape : std::vector<Shape4>{{12, 3, 4, 2}, {12, 4, 3, 2}, {8, 2, 1, 1}, {8, 8, 2, 2}, {8, 4, 4, 2}, {6, 1, 3, 1}}) {
+  for (const Shape4& shape : std::vector<Shape4>{
+           {12, 3, 4, 2}, {12, 4, 3, 2}, {8, 2, 1, 1}, {8, 8, 2, 2}, {8, 4, 4, 2}, {6, 1, 3, 1}}) {
     for (const ScoringFunc scoring : {ScoringFunc::kSigmoid, ScoringFunc::kSoftmax}) {
       for (const GroupScore group_score : {GroupScore::kTop2Sum, GroupScore::kMax}) {
         for (const double bias_mean : {0.0, -3.0}) {
@@ -116,9 +135,11 @@ TEST(RefRouter, MatchesExhaustiveSearch) {
           r.bias.normal(13, 0.3, bias_mean);
           router_forward(ctx, r.params());
           for (int64_t t = 0; t < 20; ++t) expect_route(r, t, exhaustive_route(r, t));
-          EXPECT_TRUE(r.scores.guards_intact() && r.idx.guards_intact() && r.weight.guards_intact());
+          EXPECT_TRUE(r.scores.guards_intact() && r.idx.guards_intact() &&
+                      r.weight.guards_intact());
           for (int64_t t = 0; t < 20; ++t) {
-            for (int64_t e = 0; e < shape.num_experts; ++e) EXPECT_NEAR(r.scores[t * shape.num_experts + e], score_of(r, t, e), 1e-15);
+            for (int64_t e = 0; e < shape.num_experts; ++e)
+              EXPECT_NEAR(r.scores[t * shape.num_experts + e], score_of(r, t, e), 1e-15);
           }
         }
       }
@@ -126,8 +147,8 @@ TEST(RefRouter, MatchesExhaustiveSearch) {
   }
 }
 
-// With all biased scores negative, masking with 0 would make every excluded expert better than every
-// allowed one.
+// With all biased scores negative, masking with 0 would make every excluded expert better than
+// every allowed one.
 TEST(RefRouter, ExcludedGroupsStayOutWhenAllBiasedScoresAreNegative) {
   Context ctx(1, IsaLevel::kReference);
   Router r({8, 2, 4, 1}, 1);
@@ -172,7 +193,8 @@ TEST(RefRouter, V3RoutesToDistinctExpertsOfFourGroupsWithWeightsThatSumToTheFact
       groups.insert(e / 32);
       sum += r.weight[t * 8 + a];
       // Ranked by s + b as the fp32 kernel adds them.
-      const double biased = static_cast<float>(r.scores[t * 256 + e]) + static_cast<float>(r.bias[e]);
+      const double biased =
+          static_cast<float>(r.scores[t * 256 + e]) + static_cast<float>(r.bias[e]);
       ASSERT_LE(biased, last);
       last = biased;
     }
@@ -191,13 +213,20 @@ TEST(RefRouter, GradientsAreDerivatives) {
       r.normalise = normalise;
       // A bias that fixes the choice whatever the logits: selection has no gradient.
       for (int64_t e = 0; e < 6; ++e) r.bias.set(e, static_cast<double>(10 * e));
-      TestTensor dweight(DType::kF64, {4, 3}, "dweight"), dscores(DType::kF64, {4, 6}, "dscores", 1), dlogits(DType::kF64, {4, 6}, "dlogits");
+      TestTensor dweight(DType::kF64, {4, 3}, "dweight"),
+          dscores(DType::kF64, {4, 6}, "dscores", 1), dlogits(DType::kF64, {4, 6}, "dlogits");
       dweight.normal(1);
       dscores.normal(2);
       router_forward(ctx, r.params());
-      RouterBackward p{.scores_TE = r.scores, .idx_TA = r.idx, .weight_TA = r.weight, .scoring = scoring,
-                       .norm_topk_prob = normalise, .routed_scaling_factor = r.factor, .dweight_TA = dweight,
-                       .dscores_TE = dscores, .dlogits_TE = dlogits};
+      RouterBackward p{.scores_TE = r.scores,
+                       .idx_TA = r.idx,
+                       .weight_TA = r.weight,
+                       .scoring = scoring,
+                       .norm_topk_prob = normalise,
+                       .routed_scaling_factor = r.factor,
+                       .dweight_TA = dweight,
+                       .dscores_TE = dscores,
+                       .dlogits_TE = dlogits};
       router_backward(ctx, p);
       EXPECT_TRUE(gradient_matches(r.logits, dlogits, [&] {
         router_forward(ctx, r.params());
@@ -215,7 +244,8 @@ TEST(RefRouter, GradientsAreDerivatives) {
 }
 
 // SPEC C.4 written down once more, with f counted by sorting.
-double balance_of(const TestTensor& scores, int64_t num_experts, int64_t top_k, int64_t span, const std::vector<int64_t>* routed) {
+double balance_of(const TestTensor& scores, int64_t num_experts, int64_t top_k, int64_t span,
+                  const std::vector<int64_t>* routed) {
   const int64_t num_tokens = scores.size() / num_experts;
   double total = 0;
   for (int64_t begin = 0; begin < num_tokens; begin += span) {
@@ -232,11 +262,13 @@ double balance_of(const TestTensor& scores, int64_t num_experts, int64_t top_k, 
         if (routed == nullptr) {
           hits += better < top_k;
         } else {
-          for (int64_t a = 0; a < top_k; ++a) hits += (*routed)[static_cast<size_t>(t * top_k + a)] == i;
+          for (int64_t a = 0; a < top_k; ++a)
+            hits += (*routed)[static_cast<size_t>(t * top_k + a)] == i;
         }
         mean += scores[t * num_experts + i] / z;
       }
-      total += static_cast<double>(num_experts) / static_cast<double>(top_k * span) * hits * mean / static_cast<double>(span);
+      total += static_cast<double>(num_experts) / static_cast<double>(top_k * span) * hits * mean /
+               static_cast<double>(span);
     }
   }
   return total / static_cast<double>(num_tokens / span);
@@ -247,26 +279,35 @@ TEST(RefBalanceLoss, MatchesTheFormulaAndItsDerivative) {
   const int64_t num_experts = 5, top_k = 2, num_tokens = 6;
   for (const int64_t span : {3, 6}) {
     for (const bool from_routing : {false, true}) {
-      TestTensor scores(DType::kF64, {num_tokens, num_experts}, "scores", 1), ds(DType::kF64, {num_tokens, num_experts}, "dscores");
+      TestTensor scores(DType::kF64, {num_tokens, num_experts}, "scores", 1),
+          ds(DType::kF64, {num_tokens, num_experts}, "dscores");
       TestTensor idx(DType::kI32, {num_tokens, top_k}, "idx");
       const Random random(4, RandomPurpose::kTest);
-      for (int64_t i = 0; i < scores.size(); ++i) scores.set(i, 0.05 + 0.9 * random.uniform(static_cast<uint64_t>(i)));
+      for (int64_t i = 0; i < scores.size(); ++i)
+        scores.set(i, 0.05 + 0.9 * random.uniform(static_cast<uint64_t>(i)));
       std::vector<int64_t> routed;
       for (int64_t t = 0; t < num_tokens; ++t) {
         routed.push_back(t % 2);
         routed.push_back(3);
       }
-      for (int64_t i = 0; i < idx.size(); ++i) idx.set(i, static_cast<double>(routed[static_cast<size_t>(i)]));
+      for (int64_t i = 0; i < idx.size(); ++i)
+        idx.set(i, static_cast<double>(routed[static_cast<size_t>(i)]));
       const std::vector<int64_t>* taken = from_routing ? &routed : nullptr;
       ds.fill(1.0);
       const double weight = 0.7;
-      const double loss = balance_loss(ctx, {.scores_TE = scores, .idx_TA = idx, .from_routing = from_routing,
-                                             .span_tokens = span, .weight = weight, .dscores_TE = ds});
+      const double loss = balance_loss(ctx, {.scores_TE = scores,
+                                             .idx_TA = idx,
+                                             .from_routing = from_routing,
+                                             .span_tokens = span,
+                                             .weight = weight,
+                                             .dscores_TE = ds});
       EXPECT_NEAR(loss, balance_of(scores, num_experts, top_k, span, taken), 1e-13);
       TestTensor gradient = ds;  // what was added to the 1 already there
       for (int64_t i = 0; i < ds.size(); ++i) gradient.set(i, ds[i] - 1.0);
       // f is a count: constant under the small steps of the difference quotient.
-      EXPECT_TRUE(gradient_matches(scores, gradient, [&] { return weight * balance_of(scores, num_experts, top_k, span, taken); }));
+      EXPECT_TRUE(gradient_matches(scores, gradient, [&] {
+        return weight * balance_of(scores, num_experts, top_k, span, taken);
+      }));
     }
   }
 }
@@ -278,7 +319,8 @@ TEST(RefBalanceLoss, IsOneWhenPerfectlyBalanced) {
     for (int64_t e = 0; e < 4; ++e) scores.set(t * 4 + e, e == t ? 0.9 : 0.3);
   }
   idx.fill(0);
-  EXPECT_NEAR(balance_loss(ctx, {.scores_TE = scores, .idx_TA = idx, .span_tokens = 4}), 1.0, 1e-15);
+  EXPECT_NEAR(balance_loss(ctx, {.scores_TE = scores, .idx_TA = idx, .span_tokens = 4}), 1.0,
+              1e-15);
 }
 
 TEST(RouterChecks, RefuseGroupsThatCannotHoldTheChoice) {

@@ -14,12 +14,14 @@ void plan_dispatch(Context&, const DispatchPlan& p) {
   for (int64_t t = 0; t < num_tokens; ++t) {
     for (int64_t a = 0; a < top_k; ++a) {
       const int32_t e = i32_row(p.idx_TA, t)[a];
-      FATHOM_CHECK(e >= 0 && e < p.num_experts, "expert {} of {} for token {}", e, p.num_experts, t);
+      FATHOM_CHECK(e >= 0 && e < p.num_experts, "expert {} of {} for token {}", e, p.num_experts,
+                   t);
       ++p.offsets[e + 1];
     }
   }
   for (int64_t e = 0; e < p.num_experts; ++e) p.offsets[e + 1] += p.offsets[e];
-  // offsets[e] serves as the cursor of expert e and ends as the offset of e + 1; shifted back below.
+  // offsets[e] serves as the cursor of expert e and ends as the offset of e + 1; shifted back
+  // below.
   for (int64_t t = 0; t < num_tokens; ++t) {
     for (int64_t a = 0; a < top_k; ++a) {
       const int64_t row = p.offsets[i32_row(p.idx_TA, t)[a]]++;
