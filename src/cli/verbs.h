@@ -11,6 +11,7 @@ Verb tokenizer_train_verb();
 Verb tokenizer_encode_verb();
 Verb tokenizer_decode_verb();
 Verb tokenizer_show_verb();
+Verb demo_verb();
 Verb logits_verb();
 Verb grads_verb();
 Verb generate_verb();

@@ -23,6 +23,7 @@ void ChatSession::reset() {
 }
 
 std::string ChatSession::say(std::string_view text, const std::function<bool(std::string_view)>& on_text) {
+  if (forget_) reset();
   messages_.push_back({Role::kUser, std::string(text)});
   std::string reply;
   try {

@@ -21,6 +21,8 @@ class ChatSession {
   // returning false. A conversation that has outgrown the context is an Error that says so.
   std::string say(std::string_view text, const std::function<bool(std::string_view)>& on_text = {});
   void reset();
+  // Each message stands alone: for models that were taught single questions.
+  void forget_earlier_turns(bool forget) { forget_ = forget; }
   FinishReason last_finish() const { return last_finish_; }
 
  private:
@@ -31,6 +33,7 @@ class ChatSession {
   std::vector<Message> messages_;
   Generator generator_;
   FinishReason last_finish_ = FinishReason::kStop;
+  bool forget_ = false;
 };
 
 }  // namespace fathom

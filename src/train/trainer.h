@@ -100,6 +100,8 @@ class Trainer {
   const Schedule& schedule() const { return schedule_; }
   const Model& model() const { return step_.model(); }
   TrainStep& step() { return step_; }
+  // Of the last step; rows as moe_layer_names().
+  const std::vector<int64_t>& step_expert_counts() const { return step_.expert_counts(); }
   Loader& loader() { return *loader_; }
   // All steps of this process so far.
   const std::vector<StepRecord>& records() const { return records_; }
