@@ -50,15 +50,6 @@ void convert_from(const std::byte* source, DType to, std::byte* destination, int
   }
 }
 
-// A mask over the exponent bits tells infinities and NaNs.
-template <typename Bits>
-int64_t first_with_exponent(const std::byte* data, int64_t count, Bits exponent) {
-  for (int64_t i = 0; i < count; ++i) {
-    if ((load<Bits>(data + i * static_cast<int64_t>(sizeof(Bits))) & exponent) == exponent) return i;
-  }
-  return -1;
-}
-
 }  // namespace
 
 bool is_float_dtype(DType dtype) {
