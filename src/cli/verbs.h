@@ -12,6 +12,8 @@ Verb tokenizer_encode_verb();
 Verb tokenizer_decode_verb();
 Verb tokenizer_show_verb();
 Verb demo_verb();
+Verb train_verb();
+Verb inspect_verb();
 Verb logits_verb();
 Verb grads_verb();
 Verb generate_verb();
