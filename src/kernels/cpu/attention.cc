@@ -179,11 +179,12 @@ void forward_item(const Attention<MlaAttentionForward>& at, Scratch& scratch, in
     const int64_t first_tile = at.first_key_of_block(row, query, query + count) / at.tile_keys * at.tile_keys;
     for (int64_t tile = first_tile; tile < query + count; tile += at.tile_keys) {
       const int64_t tile_end = std::min(tile + at.tile_keys, query + count);
+      const int64_t width = round_up(tile_end - tile, kScoreLanes);
       at.scores(q, keys, query, tile, tile_end, scores);
       for (int64_t i = 0; i < count; ++i) {
         const int64_t lo = std::max<int64_t>(0, at.first_key(row, query + i) - tile);
         const int64_t hi = std::min(tile_end, query + i + 1) - tile;
-        const float shrink = at.k.rows.softmax(scores + i * at.tile_keys, lo, hi, at.tile_keys, at.scale_log2, max + i, sum + i);
+        const float shrink = at.k.rows.softmax(scores + i * at.tile_keys, lo, hi, width, at.scale_log2, max + i, sum + i);
         if (shrink != 1.0f) at.k.rows.scale(out + i * at.value, shrink, at.value);
       }
       at.weighted_sum(scores, w, query, tile, tile_end, values, out, at.value);
@@ -227,7 +228,7 @@ class BackwardItem {
     const int64_t block = std::min(at_.block_queries, at_.row_tokens);
     scores_ = scratch_.allocate<float>(block * at_.tile_keys, "attention_scores");
     dscores_ = scratch_.allocate<float>(block * at_.tile_keys, "attention_dscores");
-    dq_ = scratch_.allocate<float>(block * width(), "attention_dq");
+    dq_ = scratch_.allocate<float>(block * key_width(), "attention_dq");
     delta_ = scratch_.allocate<float>(block, "attention_delta");
     staging_ = allocate_panels(scratch_, gemm().mr, at_.groups(std::max(at_.tile_keys, block)), block, "attention_staging");
     for (int64_t query = 0; query < at_.row_tokens; query += block) {
@@ -235,15 +236,15 @@ class BackwardItem {
     }
     for (int64_t key = 0; key < at_.row_tokens; ++key) {
       std::byte* out = row_of(p_.dkv_THX, first_token_ + key, head_);
-      at_.k.rows.store(dk_ + key * width(), 1.0f, out, at_.bf16, at_.nope);
+      at_.k.rows.store(dk_ + key * key_width(), 1.0f, out, at_.bf16, at_.nope);
       at_.k.rows.store(dv_ + key * at_.value, 1.0f, out + at_.nope * at_.element_bytes, at_.bf16, at_.value);
-      std::copy_n(dk_ + key * width() + at_.nope, at_.rope, dkpe_part + key * at_.rope);
+      std::copy_n(dk_ + key * key_width() + at_.nope, at_.rope, dkpe_part + key * at_.rope);
     }
   }
 
  private:
   const GemmKernels& gemm() const { return at_.k.gemm; }
-  int64_t width() const { return at_.nope + at_.rope; }
+  int64_t key_width() const { return at_.nope + at_.rope; }
 
   // Keys and values of the row: by lane for the scores, by k for the gradient of the queries.
   void pack_row() {
@@ -256,9 +257,9 @@ class BackwardItem {
     pack_panels(gemm(), at_.source(p_.kv_THX, first_token_, head_, at_.nope, true), at_.value, values_);
     pack_panels(gemm(), at_.source(p_.kv_THX, first_token_, head_, 0, false), S, nope_by_k_);
     pack_panels(gemm(), at_.source(p_.kpe_TR, first_token_, 0, 0, false), S, rope_by_k_);
-    dk_ = scratch_.allocate<float>(S * width(), "attention_dk");
+    dk_ = scratch_.allocate<float>(S * key_width(), "attention_dk");
     dv_ = scratch_.allocate<float>(S * at_.value, "attention_dv");
-    std::fill_n(dk_, S * width(), 0.0f);
+    std::fill_n(dk_, S * key_width(), 0.0f);
     std::fill_n(dv_, S * at_.value, 0.0f);
   }
 
@@ -267,7 +268,7 @@ class BackwardItem {
     const int64_t token = first_token_ + query;
     const Panels q = allocate_panels(scratch_, gemm().mr, at_.key_groups(), count, "attention_q");
     const Panels grad_o = allocate_panels(scratch_, gemm().mr, at_.groups(at_.value), count, "attention_do");
-    const Panels q_by_k = allocate_panels(scratch_, gemm().nr, at_.groups(count), width(), "attention_q_by_k");
+    const Panels q_by_k = allocate_panels(scratch_, gemm().nr, at_.groups(count), key_width(), "attention_q_by_k");
     const Panels grad_o_by_k = allocate_panels(scratch_, gemm().nr, at_.groups(count), at_.value, "attention_do_by_k");
     at_.pack_queries(p_.q_THK, token, head_, q);
     pack_panels(gemm(), at_.source(p_.do_THP, token, head_, 0, true), at_.value, grad_o);
@@ -276,28 +277,29 @@ class BackwardItem {
     for (int64_t i = 0; i < count; ++i) {
       delta_[i] = at_.k.rows.dot(row_of(p_.do_THP, token + i, head_), row_of(p_.o_THP, token + i, head_), at_.bf16, at_.value);
     }
-    std::fill_n(dq_, count * width(), 0.0f);
+    std::fill_n(dq_, count * key_width(), 0.0f);
     staging_.lanes = count;
 
     const int64_t first_key = at_.first_key_of_block(row_, query, query + count);
     for (int64_t tile = first_key / at_.tile_keys * at_.tile_keys; tile < query + count; tile += at_.tile_keys) {
       const int64_t tile_end = std::min(tile + at_.tile_keys, query + count);
+      const int64_t width = round_up(tile_end - tile, kScoreLanes);
       at_.scores(q, keys_, query, tile, tile_end, scores_);
       at_.scores(grad_o, values_, query, tile, tile_end, dscores_);
       for (int64_t i = 0; i < count; ++i) {
         const int64_t lo = std::max<int64_t>(0, at_.first_key(row_, query + i) - tile);
         const int64_t hi = std::min(tile_end, query + i + 1) - tile;
         const float lse = *reinterpret_cast<const float*>(row_of(p_.lse_TH, token + i) + head_ * 4);
-        at_.k.rows.backward(scores_ + i * at_.tile_keys, dscores_ + i * at_.tile_keys, lo, hi, at_.tile_keys, at_.scale_log2,
+        at_.k.rows.backward(scores_ + i * at_.tile_keys, dscores_ + i * at_.tile_keys, lo, hi, width, at_.scale_log2,
                             static_cast<float>(static_cast<double>(lse) * kLog2E), delta_[i], static_cast<float>(p_.scale));
       }
-      at_.weighted_sum(dscores_, staging_, query, tile, tile_end, nope_by_k_, dq_, width());
-      at_.weighted_sum(dscores_, staging_, query, tile, tile_end, rope_by_k_, dq_ + at_.nope, width());
+      at_.weighted_sum(dscores_, staging_, query, tile, tile_end, nope_by_k_, dq_, key_width());
+      at_.weighted_sum(dscores_, staging_, query, tile, tile_end, rope_by_k_, dq_ + at_.nope, key_width());
       at_.transposed_sum(scores_, staging_, query, count, tile, tile_end, grad_o_by_k, dv_, at_.value);
-      at_.transposed_sum(dscores_, staging_, query, count, tile, tile_end, q_by_k, dk_, width());
+      at_.transposed_sum(dscores_, staging_, query, count, tile, tile_end, q_by_k, dk_, key_width());
     }
     for (int64_t i = 0; i < count; ++i) {
-      at_.k.rows.store(dq_ + i * width(), 1.0f, row_of(p_.dq_THK, token + i, head_), at_.bf16, width());
+      at_.k.rows.store(dq_ + i * key_width(), 1.0f, row_of(p_.dq_THK, token + i, head_), at_.bf16, key_width());
     }
   }
 

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #include "kernels/cpu/attention_rows.h"
 
@@ -12,6 +13,8 @@ namespace fathom::cpu {
 namespace {
 
 typedef float Floats __attribute__((vector_size(64)));
+typedef float Floats8 __attribute__((vector_size(32)));
+typedef float Floats4 __attribute__((vector_size(16)));
 typedef int32_t Ints __attribute__((vector_size(64)));
 typedef uint32_t Words __attribute__((vector_size(64)));
 typedef uint16_t Halves __attribute__((vector_size(32)));
@@ -35,14 +38,11 @@ inline Floats exp2(Floats x) {
   const Floats clamped = clamped_low > splat(127.5f) ? splat(127.5f) : clamped_low;
   const Floats shifted = clamped + magic;
   const Floats r = clamped - (shifted - magic);
-  Floats y = splat(1.5252733e-5f);
-  y = y * r + splat(1.5403530e-4f);
-  y = y * r + splat(1.3333558e-3f);
-  y = y * r + splat(9.6181291e-3f);
-  y = y * r + splat(5.5504109e-2f);
-  y = y * r + splat(2.4022651e-1f);
-  y = y * r + splat(6.9314718e-1f);
-  y = y * r + splat(1.0f);
+  // In pairs of terms (Estrin), which halves the chain of dependent operations.
+  const Floats r2 = r * r;
+  const Floats high = (splat(1.5252733e-5f) * r + splat(1.5403530e-4f)) * r2 + (splat(1.3333558e-3f) * r + splat(9.6181291e-3f));
+  const Floats low = (splat(5.5504109e-2f) * r + splat(2.4022651e-1f)) * r2 + (splat(6.9314718e-1f) * r + splat(1.0f));
+  Floats y = high * (r2 * r2) + low;
   // 2^n in two factors, because 2^128 (x near 127.5) is no float.
   const Ints n = reinterpret_cast<Ints>(shifted) - reinterpret_cast<Ints>(magic);
   const Ints half = n >> 1;
@@ -51,22 +51,20 @@ inline Floats exp2(Floats x) {
   return x >= splat(128.0f) ? splat(__builtin_inff()) : y;
 }
 
-inline float sum_lanes(Floats v) {
-  float lane[16];
-  std::memcpy(lane, &v, sizeof v);
-  for (int width = 8; width > 0; width /= 2) {
-    for (int i = 0; i < width; ++i) lane[i] += lane[i + width];
-  }
-  return lane[0];
+// Over the 16 lanes as a tree: halves, quarters, ...
+template <typename Combine>
+inline float combine_lanes(Floats v, Combine combine) {
+  const Floats8 a = combine(__builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7),
+                            __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15));
+  const Floats4 b = combine(__builtin_shufflevector(a, a, 0, 1, 2, 3), __builtin_shufflevector(a, a, 4, 5, 6, 7));
+  const Floats4 c = combine(b, __builtin_shufflevector(b, b, 2, 3, 0, 1));
+  return combine(c, __builtin_shufflevector(c, c, 1, 0, 3, 2))[0];
 }
-
+inline float sum_lanes(Floats v) {
+  return combine_lanes(v, [](auto x, auto y) { return x + y; });
+}
 inline float max_lanes(Floats v) {
-  float lane[16];
-  std::memcpy(lane, &v, sizeof v);
-  for (int width = 8; width > 0; width /= 2) {
-    for (int i = 0; i < width; ++i) lane[i] = lane[i + width] > lane[i] ? lane[i + width] : lane[i];
-  }
-  return lane[0];
+  return combine_lanes(v, [](auto x, auto y) { return x > y ? x : y; });
 }
 
 // Zeroes [0, first) and [last, width).
@@ -123,23 +121,41 @@ void backward_row(float* scores, float* dp, int64_t lo, int64_t hi, int64_t widt
   }
 }
 
-inline Floats load_some(const void* p, bool bf16, int64_t begin, int64_t count) {
-  if (!bf16) {
-    Floats v = {};
-    std::memcpy(&v, static_cast<const float*>(p) + begin, static_cast<size_t>(count) * sizeof(float));
-    return v;
-  }
-  Halves h = {};
-  std::memcpy(&h, static_cast<const uint16_t*>(p) + begin, static_cast<size_t>(count) * sizeof(uint16_t));
-  return reinterpret_cast<Floats>(__builtin_convertvector(h, Words) << 16);
+inline Floats widen(Halves h) { return reinterpret_cast<Floats>(__builtin_convertvector(h, Words) << 16); }
+
+// Rounds to nearest even, NaN quiet, as core/types.h does.
+inline Halves narrow(Floats v) {
+  const Words u = reinterpret_cast<Words>(v);
+  const Words rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
+  return __builtin_convertvector(v == v ? rounded : (u >> 16) | 0x40u, Halves);
+}
+
+// body(begin, count) for whole vectors with a constant count, then for the tail.
+template <typename Body>
+inline void for_vectors(int64_t n, Body&& body) {
+  int64_t i = 0;
+  for (; i + kScoreLanes <= n; i += kScoreLanes) body(i, std::integral_constant<int64_t, kScoreLanes>{});
+  if (i < n) body(i, n - i);
+}
+
+template <typename Vector, typename Element>
+inline Vector load_some(const Element* p, int64_t count) {
+  Vector v = {};
+  std::memcpy(&v, p, static_cast<size_t>(count) * sizeof(Element));
+  return v;
 }
 
 float dot_row(const void* x, const void* y, bool bf16, int64_t n) {
   Floats total = {};
-  for (int64_t i = 0; i < n; i += 16) {
-    const int64_t count = n - i < 16 ? n - i : 16;
-    total += load_some(x, bf16, i, count) * load_some(y, bf16, i, count);
-  }
+  for_vectors(n, [&](int64_t i, auto count) {
+    if (bf16) {
+      total += widen(load_some<Halves>(static_cast<const uint16_t*>(x) + i, count)) *
+               widen(load_some<Halves>(static_cast<const uint16_t*>(y) + i, count));
+    } else {
+      total += load_some<Floats>(static_cast<const float*>(x) + i, count) *
+               load_some<Floats>(static_cast<const float*>(y) + i, count);
+    }
+  });
   return sum_lanes(total);
 }
 
@@ -152,20 +168,15 @@ void add_scaled_row(const float* x, float factor, float* y, int64_t n) {
 }
 
 void store_row(const float* x, float factor, void* out, bool bf16, int64_t n) {
-  for (int64_t i = 0; i < n; i += 16) {
-    const int64_t count = n - i < 16 ? n - i : 16;
-    const Floats v = load_some(x, false, i, count) * splat(factor);
-    if (!bf16) {
+  for_vectors(n, [&](int64_t i, auto count) {
+    const Floats v = load_some<Floats>(x + i, count) * splat(factor);
+    if (bf16) {
+      const Halves h = narrow(v);
+      std::memcpy(static_cast<uint16_t*>(out) + i, &h, static_cast<size_t>(count) * sizeof(uint16_t));
+    } else {
       std::memcpy(static_cast<float*>(out) + i, &v, static_cast<size_t>(count) * sizeof(float));
-      continue;
     }
-    // Rounds to nearest even, NaN quiet, as core/types.h does.
-    const Words u = reinterpret_cast<Words>(v);
-    const Words rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
-    const Words bits = v == v ? rounded : (u >> 16) | 0x40u;
-    const Halves h = __builtin_convertvector(bits, Halves);
-    std::memcpy(static_cast<uint16_t*>(out) + i, &h, static_cast<size_t>(count) * sizeof(uint16_t));
-  }
+  });
 }
 
 constexpr AttentionRows kRows = {softmax_row, backward_row, dot_row, scale_row, add_scaled_row, store_row};

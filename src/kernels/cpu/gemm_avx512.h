@@ -43,10 +43,12 @@ inline __m512 widen(__m256i bf16_lanes) {
 // 16 x 16 words.
 inline void transpose(__m512i (&r)[kLanes]) {
   __m512i t[kLanes];
+#pragma GCC unroll 8
   for (int i = 0; i < 8; ++i) {
     t[2 * i] = _mm512_unpacklo_epi32(r[2 * i], r[2 * i + 1]);
     t[2 * i + 1] = _mm512_unpackhi_epi32(r[2 * i], r[2 * i + 1]);
   }
+#pragma GCC unroll 4
   for (int i = 0; i < 4; ++i) {
     r[4 * i] = _mm512_unpacklo_epi64(t[4 * i], t[4 * i + 2]);
     r[4 * i + 1] = _mm512_unpackhi_epi64(t[4 * i], t[4 * i + 2]);
@@ -54,6 +56,7 @@ inline void transpose(__m512i (&r)[kLanes]) {
     r[4 * i + 3] = _mm512_unpackhi_epi64(t[4 * i + 1], t[4 * i + 3]);
   }
   // r[4 i + j] holds, in 128-bit lane l, rows 4 i .. 4 i + 3 of column 4 l + j.
+#pragma GCC unroll 4
   for (int j = 0; j < 4; ++j) {
     const __m512i even_low = _mm512_shuffle_i32x4(r[j], r[4 + j], 0x88);
     const __m512i even_high = _mm512_shuffle_i32x4(r[8 + j], r[12 + j], 0x88);
@@ -64,33 +67,63 @@ inline void transpose(__m512i (&r)[kLanes]) {
     t[4 + j] = _mm512_shuffle_i32x4(odd_low, odd_high, 0x88);
     t[12 + j] = _mm512_shuffle_i32x4(odd_low, odd_high, 0xdd);
   }
+#pragma GCC unroll 16
   for (int i = 0; i < kLanes; ++i) r[i] = t[i];
 }
 
 // Load::k_step, Load::Element; Load::words(src, count): 16 words from up to 16 * k_step elements, zero
-// beyond `count`; Load::interleave(row0, row1, mask): one word for each of 16 lanes.
+// beyond `count`; Load::interleave(row0, row1, mask): one word for each of 16 lanes. Width: 16 or less,
+// or a multiple of 16.
+//
+// Words of 16 groups from kRows rows (0: from num_rows, fewer than 16), transposed: r[g] is group g. The
+// usual counts are constants so that everything stays in registers.
+template <typename Load, int kRows>
+inline void load_transposed(const typename Load::Element* rows, int64_t ld, int64_t num_rows, int64_t count,
+                            __m512i (&r)[kLanes]) {
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes; ++i) {
+    const bool exists = kRows > 0 ? i < kRows : i < num_rows;
+    r[i] = exists ? Load::words(rows + i * ld, count) : _mm512_setzero_si512();
+  }
+  transpose(r);
+}
+
+template <typename Load, int kRows>
+inline void pack_16_lanes(const typename Load::Element* rows, int64_t ld, int64_t num_rows, int64_t k, int64_t width,
+                          __mmask16 mask, int32_t* out) {
+  const int64_t k_groups = (k + Load::k_step - 1) / Load::k_step;
+  int64_t group = 0;
+  __m512i r[kLanes];
+  // A narrow panel's rows of words are written whole: the next row overwrites what spills over, and only
+  // the last of a call must not spill.
+  for (; k_groups - group > kLanes; group += kLanes) {
+    load_transposed<Load, kRows>(rows + group * Load::k_step, ld, num_rows, kLanes * Load::k_step, r);
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes; ++i) _mm512_storeu_si512(out + (group + i) * width, r[i]);
+  }
+  if (group >= k_groups) return;
+  load_transposed<Load, kRows>(rows + group * Load::k_step, ld, num_rows, k - group * Load::k_step, r);
+  alignas(64) int32_t tail[kLanes][kLanes];
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes; ++i) _mm512_store_si512(tail[i], r[i]);
+  const int64_t last = k_groups - group - 1;
+  for (int64_t i = 0; i < last; ++i) _mm512_storeu_si512(out + (group + i) * width, _mm512_load_si512(tail[i]));
+  _mm512_mask_storeu_epi32(out + (group + last) * width, mask, _mm512_load_si512(tail[last]));
+}
+
 template <typename Load>
 void pack_k_contiguous(const void* src, int64_t ld, int64_t lanes, int64_t k, int64_t width, void* panel) {
-  using Element = typename Load::Element;
-  const int64_t k_groups = (k + Load::k_step - 1) / Load::k_step;
   for (int64_t lane = 0; lane < width; lane += kLanes) {
-    const Element* rows = static_cast<const Element*>(src) + lane * ld;
-    const int64_t num_rows = lanes - lane;
-    const __mmask16 mask = lane_mask(width - lane);
+    const auto* rows = static_cast<const typename Load::Element*>(src) + lane * ld;
     int32_t* out = static_cast<int32_t*>(panel) + lane;
-    for (int64_t group = 0; group < k_groups; group += kLanes) {
-      const int64_t count = k - group * Load::k_step;
-      __m512i r[kLanes];
-      for (int i = 0; i < kLanes; ++i) {
-        r[i] = i < num_rows ? Load::words(rows + i * ld + group * Load::k_step, count) : _mm512_setzero_si512();
-      }
-      transpose(r);
-      int32_t* out_group = out + group * width;
-      if (k_groups - group >= kLanes) {
-        for (int i = 0; i < kLanes; ++i) _mm512_mask_storeu_epi32(out_group + i * width, mask, r[i]);
-      } else {
-        for (int i = 0; i < k_groups - group; ++i) _mm512_mask_storeu_epi32(out_group + i * width, mask, r[i]);
-      }
+    const __mmask16 mask = lane_mask(width - lane);
+    const int64_t num_rows = lanes - lane;
+    if (num_rows >= kLanes) {
+      pack_16_lanes<Load, kLanes>(rows, ld, kLanes, k, width, mask, out);
+    } else if (num_rows == kTileRows) {
+      pack_16_lanes<Load, kTileRows>(rows, ld, kTileRows, k, width, mask, out);
+    } else {
+      pack_16_lanes<Load, 0>(rows, ld, num_rows, k, width, mask, out);
     }
   }
 }
@@ -131,6 +164,7 @@ struct WidenedWords {
   }
 };
 
+// Adds what is to be added, and writes 16 or fewer columns of a row of c.
 inline void store_tile_row(const GemmTile& t, int row, int vec, __m512 sum) {
   const __mmask16 mask = lane_mask(t.cols - vec * kLanes);
   if (t.init != nullptr) {
@@ -145,6 +179,20 @@ inline void store_tile_row(const GemmTile& t, int row, int vec, __m512 sum) {
     float* c = static_cast<float*>(t.c) + offset;
     if (t.add_c) sum = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, c), sum);
     _mm512_mask_storeu_ps(c, mask, sum);
+  }
+}
+
+// The same for whole fp32 rows, without branches in between: attention's tiles are short in k.
+template <bool kAdd, int kRows, int kVecs>
+inline void store_whole_tile(const GemmTile& t, const __m512 (&sum)[kRows][kVecs]) {
+  float* c = static_cast<float*>(t.c);
+#pragma GCC unroll 14
+  for (int i = 0; i < kRows; ++i, c += t.ldc) {
+#pragma GCC unroll 2
+    for (int v = 0; v < kVecs; ++v) {
+      float* at = c + v * kLanes;
+      _mm512_storeu_ps(at, kAdd ? _mm512_add_ps(_mm512_loadu_ps(at), sum[i][v]) : sum[i][v]);
+    }
   }
 }
 
@@ -173,6 +221,14 @@ void tile(const GemmTile& t) {
     }
     a += kTileRows * 4;
     b += kTileVecs * 64;
+  }
+  if (t.cols == kVecs * kLanes && t.init == nullptr && !t.c_bf16) {
+    if (t.add_c) {
+      store_whole_tile<true>(t, sum);
+    } else {
+      store_whole_tile<false>(t, sum);
+    }
+    return;
   }
 #pragma GCC unroll 14
   for (int i = 0; i < kRows; ++i) {
