@@ -1,6 +1,8 @@
 // A toy run for tests: a model with every mechanism on, text that can be learnt, everything in memory.
 #pragma once
 
+#include <unistd.h>
+
 #include <memory>
 #include <string>
 #include <vector>
@@ -87,10 +89,12 @@ inline std::vector<uint8_t> bits_of(const ParameterSet& set) {
   return bits;
 }
 
-// A folder of its own, removed at the end.
+// A folder of its own, removed at the end; in memory where the system has such a place, since a
+// checkpoint waits for the disk a dozen times.
 class TestFolder {
  public:
-  explicit TestFolder(const std::string& name) : path_(::testing::TempDir() + "fathom_" + name) {
+  explicit TestFolder(const std::string& name)
+      : path_((::access("/dev/shm", W_OK) == 0 ? "/dev/shm/" : ::testing::TempDir()) + fmt::format("fathom_{}_{}", name, ::getpid())) {
     local_file_system().remove_all(path_);
     local_file_system().make_directories(path_);
   }

@@ -86,7 +86,8 @@ void Trainer::resume(const std::string& run_folder, LogSink* log, const ResumeOp
   const std::string folder = checkpoint_folder(*latest);
   TrainingState state = read_training_state(files_, folder);
   const std::string model_path = join_path(folder, "config.json");
-  const ModelConfig saved_model = parse_config_json(files_.read_all(model_path), model_path);
+  ModelConfig saved_model = parse_config_json(files_.read_all(model_path), model_path);
+  saved_model.torch_dtype = model().config().torch_dtype;  // of the file: the precision is compared below
   if (to_config_json(saved_model) != to_config_json(model().config())) {
     throw_bad_input({.where = folder, .field = "config.json", .found = "another architecture than the run file's", .expected = "the same"});
   }

@@ -37,7 +37,7 @@ TEST(TrainerTest, SameBitsForAnyNumberOfThreads) {
     for (const int threads : {1, 2, 3}) {
       Context ctx(threads);
       auto trainer = make_trainer(ctx, config);
-      trainer->run_until(6, {});
+      trainer->run_until(3, {});
       masters.push_back(bits_of(trainer->step().master()));
       averages.push_back(bits_of(*trainer->step().average()));
       losses.push_back(trainer->records().back().loss);
