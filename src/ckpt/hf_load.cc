@@ -1,7 +1,9 @@
+#include <algorithm>
 #include <cstring>
 
 #include "ckpt/convert.h"
 #include "ckpt/hf_folder.h"
+#include "kernels/kernels.h"
 
 namespace fathom {
 namespace {
@@ -40,10 +42,10 @@ void load_one(const CheckpointReader& reader, const StoredTensor& stored, const 
     const StoredTensor& scales = *reader.find(entry.name + "_scale_inv");
     dequantize_blocks(stored.shard->bytes(entry), scales.shard->bytes(*scales.entry), reader.config().fp8_block_rows,
                       reader.config().fp8_block_cols, options.round_fp8_to_bf16, destination);
+    stored.shard->forget(entry);
   } else {
     stored.shard->read_converted(entry, destination);
   }
-  stored.shard->forget(entry);
 }
 
 void check_copy(const StoredTensor& copy, const StoredTensor& target) {
@@ -57,15 +59,18 @@ void check_copy(const StoredTensor& copy, const StoredTensor& target) {
   }
   const std::byte* a = copy.shard->bytes(*copy.entry);
   const std::byte* b = target.shard->bytes(*target.entry);
-  const int64_t element_bytes = dtype_bytes(copy.entry->dtype);
+  constexpr int64_t kPieceBytes = int64_t{1} << 24;
   const int64_t num_bytes = copy.entry->num_bytes();
-  if (std::memcmp(a, b, static_cast<size_t>(num_bytes)) != 0) {
-    int64_t i = 0;
-    while (a[i] == b[i]) ++i;
-    refuse(fmt::format("another value at element {}", i / element_bytes), "the same bits");
+  for (int64_t begin = 0; begin < num_bytes; begin += kPieceBytes) {
+    const int64_t piece = std::min(kPieceBytes, num_bytes - begin);
+    if (std::memcmp(a + begin, b + begin, static_cast<size_t>(piece)) != 0) {
+      int64_t i = begin;
+      while (a[i] == b[i]) ++i;
+      refuse(fmt::format("another value at element {}", i / dtype_bytes(copy.entry->dtype)), "the same bits");
+    }
+    copy.shard->forget(*copy.entry, begin, piece);
+    target.shard->forget(*target.entry, begin, piece);
   }
-  copy.shard->forget(*copy.entry);
-  target.shard->forget(*target.entry);
 }
 
 void check_same_parameters(const ParameterSet& parameters, const ModelConfig& config) {

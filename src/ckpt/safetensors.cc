@@ -224,8 +224,15 @@ void SafetensorsReader::read_converted(const SafetensorsEntry& entry, const Tens
   if (entry.dtype != destination.dtype && !is_float_dtype(entry.dtype)) {
     throw_bad_input({path_, entry.name, std::string(safetensors_dtype_name(entry.dtype)), "a floating-point type", ""});
   }
-  convert_elements(entry.dtype, bytes(entry), destination.dtype, static_cast<std::byte*>(destination.data),
-                   entry.shape.num_elements());
+  constexpr int64_t kPieceElements = int64_t{1} << 22;
+  const int64_t count = entry.shape.num_elements();
+  const int64_t from_bytes = dtype_bytes(entry.dtype);
+  for (int64_t begin = 0; begin < count; begin += kPieceElements) {
+    const int64_t piece = std::min(kPieceElements, count - begin);
+    convert_elements(entry.dtype, bytes(entry) + begin * from_bytes, destination.dtype,
+                     static_cast<std::byte*>(destination.data) + begin * dtype_bytes(destination.dtype), piece);
+    forget(entry, begin * from_bytes, piece * from_bytes);
+  }
 }
 
 std::vector<int64_t> SafetensorsReader::read_int64(const SafetensorsEntry& entry) const {
@@ -245,7 +252,5 @@ std::vector<int64_t> SafetensorsReader::read_int64(const SafetensorsEntry& entry
   }
   return values;
 }
-
-void SafetensorsReader::forget(const SafetensorsEntry& entry) const { file_->forget(entry.offset, entry.num_bytes()); }
 
 }  // namespace fathom

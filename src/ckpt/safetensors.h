@@ -54,12 +54,17 @@ class SafetensorsReader {
   TensorView view(const SafetensorsEntry& entry) const;
   // The raw bytes, aligned or not.
   const std::byte* bytes(const SafetensorsEntry& entry) const;
-  // Copies into `destination`, contiguous and of the same shape, converting to its dtype.
+  // Copies into `destination`, contiguous and of the same shape, converting to its dtype. Piece by piece,
+  // giving each piece's pages back behind it: a large tensor never is in memory twice.
   void read_converted(const SafetensorsEntry& entry, const TensorView& destination) const;
   // The same for a tensor of 64-bit integers (token ids).
   std::vector<int64_t> read_int64(const SafetensorsEntry& entry) const;
-  // Gives the tensor's pages back to the system; reading them again is fine.
-  void forget(const SafetensorsEntry& entry) const;
+  // Gives pages of the tensor back to the system (all of it, or `num_bytes` from byte `begin` on);
+  // reading them again is fine.
+  void forget(const SafetensorsEntry& entry) const { forget(entry, 0, entry.num_bytes()); }
+  void forget(const SafetensorsEntry& entry, int64_t begin, int64_t num_bytes) const {
+    file_->forget(entry.offset + begin, num_bytes);
+  }
 
  private:
   std::string path_;
