@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <functional>
+#include <map>
 
 #include "kernels/table.h"
 #include "kernels/test_tensor.h"
@@ -18,6 +19,13 @@ inline bool runs_here(IsaLevel level) {
   return std::find(levels.begin(), levels.end(), level) != levels.end();
 }
 
+// One context per level and number of threads: the walks make thousands of calls, and starting
+// threads for each would be most of their time.
+inline Context& test_context(IsaLevel level, int num_threads) {
+  static std::map<std::pair<IsaLevel, int>, Context> contexts;
+  return contexts.try_emplace({level, num_threads}, num_threads, level).first->second;
+}
+
 // Two roundings of one value to `dtype` after it was computed in two ways.
 inline double output_rounding(const TestTensor& t, double value) {
   return 2.01 * unit_roundoff(t.view().dtype) * std::fabs(value);
@@ -29,7 +37,7 @@ template <typename Params, typename Case>
 void expect_entries_match(const Case& start,
                           const std::function<double(const Case&, size_t, int64_t)>& tolerance) {
   Case want = start;
-  Context reference(1, IsaLevel::kReference);
+  Context& reference = test_context(IsaLevel::kReference, 1);
   const auto entries = kernel_entries<Params>();
   ASSERT_EQ(select_kernel(reference, want.params()).name, std::string("ref"));
   entries.back().run(reference, want.params());
@@ -37,7 +45,7 @@ void expect_entries_match(const Case& start,
     if (!runs_here(entry.isa)) continue;
     SCOPED_TRACE(entry.name);
     Case one = start, two = start;
-    Context one_thread(1, entry.isa), two_threads(2, entry.isa);
+    Context &one_thread = test_context(entry.isa, 1), &two_threads = test_context(entry.isa, 2);
     ASSERT_TRUE(entry.supports(one.params()));
     ASSERT_EQ(&select_kernel(one_thread, one.params()), &entry)
         << "the forced level runs another entry";

@@ -2,6 +2,7 @@
 #include "kernels/cpu/row_kernels.h"
 
 #include <bit>
+#include <tuple>
 
 #include "kernels/cpu/entry_walk.h"
 
@@ -98,6 +99,30 @@ TEST(Dispatch, Fp64RunsTheReferenceAtEveryLevel) {
                                                             : level == IsaLevel::kAvx2    ? "avx2"
                                                                                        : "avx512");
   }
+}
+
+// An entry that fell out of its table would otherwise go unnoticed: the walks test what is there.
+TEST(Dispatch, EveryTableHoldsBothInstructionSetsAndTheReference) {
+  int num_tables = 0;
+  const auto expect_full = [&](const auto& entries) {
+    ++num_tables;
+    ASSERT_EQ(entries.size(), 3u);
+    EXPECT_STREQ(entries[0].name, "avx512");
+    EXPECT_EQ(entries[0].isa, IsaLevel::kAvx512);
+    EXPECT_STREQ(entries[1].name, "avx2");
+    EXPECT_EQ(entries[1].isa, IsaLevel::kAvx2);
+    EXPECT_STREQ(entries[2].name, "ref");
+    EXPECT_EQ(entries[2].isa, IsaLevel::kReference);
+  };
+  [&]<typename... Params>(std::tuple<Params...>*) {
+    (expect_full(kernel_entries<Params>()), ...);
+  }(static_cast<std::tuple<RmsNormForward, RmsNormBackward, RopeParams, SwigluForward,
+                           SwigluBackward, RouterForward, RouterBackward, BalanceLossCall,
+                           GatherRowsParams, CombineRowsParams, EmbeddingForwardParams,
+                           EmbeddingBackwardParams, CrossEntropyParams, CastParams, AddParams,
+                           ScaleParams, SumOfSquaresParams, AdamwParams>*>(nullptr));
+  EXPECT_EQ(num_tables, 18);
+  EXPECT_EQ(kernel_entries<DispatchPlan>().size(), 1u);
 }
 
 // Negative control of the walk itself: a wrong kernel must not pass.
