@@ -236,8 +236,10 @@ class Parser {
       last = verb.name.substr(space + 1);
       CLI::App*& group = groups_[first];
       if (group == nullptr) {
-        group = app_.add_subcommand(first, "see `fathom " + first + " --help`")->group("Verbs");
+        group = app_.add_subcommand(first, last)->group("Verbs");
         group->footer(kExitTable);
+      } else {
+        group->description(group->get_description() + ", " + last);
       }
       parent = group;
     }
