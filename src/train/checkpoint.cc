@@ -19,6 +19,8 @@ constexpr const char* kStateFile = "training/state.json";
 constexpr int64_t kFormatVersion = 1;
 constexpr std::string_view kPrefix = "step-";
 constexpr size_t kDigits = 8;
+// Behind a checkpoint's name while it is being written (by FolderTransaction) and deleted.
+constexpr std::string_view kSaving = ".tmp-save", kDeleting = ".tmp-delete";
 
 std::string checkpoints_folder(const std::string& run_folder) { return join_path(run_folder, "checkpoints"); }
 
@@ -256,13 +258,15 @@ void remove_old_checkpoints(FileSystem& files, const std::string& run_folder, co
   for (int64_t i = 0; i + policy.keep_last < count; ++i) {
     const int64_t step = steps[static_cast<size_t>(i)];
     if (policy.keep_every > 0 && step % policy.keep_every == 0) continue;
-    files.remove_all(join_path(folder, checkpoint_name(step)));
+    // Renamed first: a process that dies while deleting must not leave half a checkpoint under its name.
+    const std::string path = join_path(folder, checkpoint_name(step));
+    files.rename(path, path + std::string(kDeleting));
   }
   for (const std::string& name : files.list(folder)) {
     const size_t digits_end = kPrefix.size() + kDigits;
-    if (name.size() > digits_end && step_of_name(std::string_view(name).substr(0, digits_end)) && name.substr(digits_end) == ".tmp-save") {
-      files.remove_all(join_path(folder, name));
-    }
+    if (name.size() <= digits_end || !step_of_name(std::string_view(name).substr(0, digits_end))) continue;
+    const std::string_view suffix = std::string_view(name).substr(digits_end);
+    if (suffix == kSaving || suffix == kDeleting) files.remove_all(join_path(folder, name));
   }
 }
 

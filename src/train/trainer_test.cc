@@ -112,20 +112,25 @@ TEST(TrainerTest, GradientIsThatOfTheLoggedTotal) {
     step.refresh_weights();
     return slope;
   };
-  const auto total = [&] {
-    const StepResult r = step.evaluate(batch);
-    return r.loss + plan.mtp_weight * r.mtp_loss + plan.balance_weight * r.balance_loss;
+  const auto losses = [&] { return step.evaluate(batch); };
+  const auto total = [&](const StepResult& r, double mtp_weight, double balance_weight) {
+    return r.loss + mtp_weight * r.mtp_loss + balance_weight * r.balance_loss;
   };
-  EXPECT_NEAR(total(), result.total_loss, 1e-12);
+  EXPECT_NEAR(total(losses(), plan.mtp_weight, plan.balance_weight), result.total_loss, 1e-12);
   // Small enough that no token changes its experts (the routing is piecewise constant).
   const double h = 1e-7;
   const double slope = move(h);
-  const double up = total();
+  const StepResult up = losses();
   move(-2 * h);
-  const double down = total();
-  EXPECT_NEAR((up - down) / (2 * h), slope, 1e-6 * std::max(1.0, std::abs(slope)));
-  // The check would see a forgotten weight.
-  EXPECT_GT(std::abs(result.mtp_loss), 0.1);
+  const StepResult down = losses();
+  const auto error = [&](double mtp_weight, double balance_weight) {
+    return std::abs((total(up, mtp_weight, balance_weight) - total(down, mtp_weight, balance_weight)) / (2 * h) - slope);
+  };
+  const double tolerance = 1e-6 * std::max(1.0, std::abs(slope));
+  EXPECT_LT(error(plan.mtp_weight, plan.balance_weight), tolerance);
+  // Seen red: a forgotten or slightly wrong weight.
+  EXPECT_GT(error(0.69, plan.balance_weight), 10 * tolerance);
+  EXPECT_GT(error(plan.mtp_weight, 0), 10 * tolerance);
 }
 
 TEST(TrainerTest, ScheduleReachesTheStep) {

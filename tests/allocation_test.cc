@@ -1,0 +1,46 @@
+// A train step allocates nothing after the first: every operator new of this program is counted.
+#include <memory>
+
+#include "tests/counting_allocator.h"
+#include "train/train_test_util.h"
+
+namespace fathom {
+namespace {
+
+using testing_models::num_allocations;
+
+TEST(AllocationTest, TheCounterCounts) {
+  const int64_t before = num_allocations;
+  const auto p = std::make_unique<std::vector<int>>(100);
+  Scratch scratch;
+  scratch.allocate<float>(10, "ten");
+  EXPECT_GE(num_allocations - before, 3);
+  EXPECT_EQ(p->size(), 100u);
+}
+
+TEST(AllocationTest, TrainStepAllocatesNothingAfterTheFirst) {
+  for (const char* precision : {"bf16", "fp32"}) {
+    for (const int threads : {1, 2}) {
+      Context ctx(threads);
+      TrainConfig config = toy_config();
+      config.train.precision = precision;
+      const auto loader = toy_loader(config, toy_model());
+      TrainStep step(ctx, toy_model(), config.train, 1);
+      const Schedule schedule(config.schedule, config.train.context);
+      Batch batch;
+      loader->reserve(batch, 5);
+      const auto one = [&](int64_t i, int64_t rows) {
+        loader->next(rows, batch);
+        step.run(batch, schedule.at(i, i * 96), i);
+      };
+      one(0, 5);  // three micro-batches, the last one short
+      one(1, 5);  // routing differs from step to step: what depends on it has found its size by now
+      const int64_t before = num_allocations;
+      for (int64_t i = 2; i < 8; ++i) one(i, 3 + i % 3);
+      EXPECT_EQ(num_allocations - before, 0) << precision << " with " << threads << " threads";
+    }
+  }
+}
+
+}  // namespace
+}  // namespace fathom
