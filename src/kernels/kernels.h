@@ -151,7 +151,8 @@ enum class GroupScore { kTop2Sum, kMax };  // V3 (noaux_tc), V2 (group_limited_g
 
 // SPEC C.3. Scores s = sigmoid or softmax of the logits; experts are chosen by s + bias, within the
 // topk_group best of n_group groups (others masked with -inf), ties to the lowest index; the weights
-// come from s alone.
+// come from s alone. A token with NaN scores still gets experts (the lowest free ones) and NaN
+// weights, so that the loss shows it.
 struct RouterForward {
   TensorView logits_TE;     // f32 (f64)
   TensorView bias_E;        // f32 (f64); may be empty (0)
