@@ -1,6 +1,6 @@
 // Speed of the compute-bound kernels on the shapes of a small V3 and of the 671B one, as a share of
-// the multiply-add peak of the same threads measured in the same run. Rounds go over all cases, so that a
-// neighbour's noise spreads over all of them; the table gives medians.
+// the multiply-add peak of the same threads measured in the same run. Rounds go over all cases, so
+// that a neighbour's noise spreads over all of them; the table gives medians.
 //
 //   bench_kernels [--only TEXT] [--rounds N] [--json] [--cpu-time]
 //
@@ -77,9 +77,14 @@ std::vector<Case> gemm_cases(Tensors& tensors) {
     const TensorView a = tensors.make(dtype, tn ? Shape{k, m} : Shape{m, k});
     const TensorView b = tensors.make(dtype, nt ? Shape{n, k} : Shape{k, n});
     const TensorView c = tensors.make(tn ? DType::kF32 : dtype, {m, n}, true);
-    cases.push_back({fmt::format("gemm_{} {} m{} n{} k{}", names[static_cast<int>(layout)], dtype_name(dtype), m, n, k), dtype,
-                     2.0 * static_cast<double>(m * n * k), static_cast<double>(a.num_bytes() + b.num_bytes() + c.num_bytes()),
-                     [=](Context& ctx) { gemm(ctx, {layout, a, b, c, tn}); },
+    cases.push_back({fmt::format("gemm_{} {} m{} n{} k{}", names[static_cast<int>(layout)],
+                                 dtype_name(dtype), m, n, k),
+                     dtype,
+                     2.0 * static_cast<double>(m * n * k),
+                     static_cast<double>(a.num_bytes() + b.num_bytes() + c.num_bytes()),
+                     [=](Context& ctx) {
+                       gemm(ctx, {layout, a, b, c, tn});
+                     },
                      {}});
   };
   for (const DType dtype : {DType::kBF16, DType::kF32}) {
@@ -107,20 +112,27 @@ std::vector<Case> grouped_cases(Tensors& tensors) {
     offsets.push_back(0);
     const Random random(3, RandomPurpose::kTest);
     for (int64_t e = 1; e < num_experts; ++e) {
-      offsets.push_back(static_cast<int64_t>(random.below(static_cast<uint64_t>(e), static_cast<uint64_t>(rows))));
+      offsets.push_back(static_cast<int64_t>(
+          random.below(static_cast<uint64_t>(e), static_cast<uint64_t>(rows))));
     }
     offsets.push_back(rows);
     std::sort(offsets.begin(), offsets.end());
     const bool tn = layout == GemmLayout::kTn, nt = layout == GemmLayout::kNt;
     const TensorView a = tensors.make(DType::kBF16, {rows, k});
-    const TensorView b = tn ? tensors.make(DType::kBF16, {rows, n})
-                            : tensors.make(DType::kBF16, nt ? Shape{num_experts, n, k} : Shape{num_experts, k, n});
-    const TensorView c = tn ? tensors.make(DType::kF32, {num_experts, k, n}, true) : tensors.make(DType::kBF16, {rows, n}, true);
+    const TensorView b =
+        tn ? tensors.make(DType::kBF16, {rows, n})
+           : tensors.make(DType::kBF16, nt ? Shape{num_experts, n, k} : Shape{num_experts, k, n});
+    const TensorView c = tn ? tensors.make(DType::kF32, {num_experts, k, n}, true)
+                            : tensors.make(DType::kBF16, {rows, n}, true);
     const int64_t* starts = offsets.data();
-    cases.push_back({fmt::format("grouped_{} bf16 E{} U{} n{} k{}", names[static_cast<int>(layout)], num_experts, rows, n, k),
-                     DType::kBF16, 2.0 * static_cast<double>(rows * n * k),
+    cases.push_back({fmt::format("grouped_{} bf16 E{} U{} n{} k{}", names[static_cast<int>(layout)],
+                                 num_experts, rows, n, k),
+                     DType::kBF16,
+                     2.0 * static_cast<double>(rows * n * k),
                      static_cast<double>(a.num_bytes() + b.num_bytes() + c.num_bytes()),
-                     [=](Context& ctx) { grouped_gemm(ctx, {layout, a, b, c, starts, num_experts, tn}); },
+                     [=](Context& ctx) {
+                       grouped_gemm(ctx, {layout, a, b, c, starts, num_experts, tn});
+                     },
                      {}});
   };
   add(GemmLayout::kNt, 16, 8192, 512, 256);
@@ -135,24 +147,40 @@ std::vector<Case> grouped_cases(Tensors& tensors) {
 
 std::vector<Case> attention_cases(Tensors& tensors) {
   std::vector<Case> cases;
-  const auto add = [&](DType dtype, int64_t rows, int64_t S, int64_t H, int64_t N, int64_t R, int64_t P) {
+  const auto add = [&](DType dtype, int64_t rows, int64_t S, int64_t H, int64_t N, int64_t R,
+                       int64_t P) {
     const int64_t T = rows * S;
-    const TensorView q = tensors.make(dtype, {T, H, N + R}), kv = tensors.make(dtype, {T, H, N + P});
+    const TensorView q = tensors.make(dtype, {T, H, N + R}),
+                     kv = tensors.make(dtype, {T, H, N + P});
     const TensorView kpe = tensors.make(dtype, {T, R}), o = tensors.make(dtype, {T, H, P}, true);
-    const TensorView lse = tensors.make(DType::kF32, {T, H}, true), grad_o = tensors.make(dtype, {T, H, P});
-    const TensorView dq = tensors.make(dtype, {T, H, N + R}, true), dkv = tensors.make(dtype, {T, H, N + P}, true);
+    const TensorView lse = tensors.make(DType::kF32, {T, H}, true),
+                     grad_o = tensors.make(dtype, {T, H, P});
+    const TensorView dq = tensors.make(dtype, {T, H, N + R}, true),
+                     dkv = tensors.make(dtype, {T, H, N + P}, true);
     const TensorView dkpe = tensors.make(dtype, {T, R}, true);
     const double pairs = static_cast<double>(rows * H) * static_cast<double>(S * (S + 1)) / 2;
     const double scale = 0.1;
-    const std::string shape = fmt::format("{} B{} S{} H{} N{} R{} P{}", dtype_name(dtype), rows, S, H, N, R, P);
+    const std::string shape =
+        fmt::format("{} B{} S{} H{} N{} R{} P{}", dtype_name(dtype), rows, S, H, N, R, P);
     const double operands = static_cast<double>(q.num_bytes() + kv.num_bytes() + o.num_bytes());
-    const auto forward = [=](Context& ctx) { mla_attention_forward(ctx, {q, kv, kpe, o, lse, rows, nullptr, scale}); };
-    cases.push_back({"attention_forward " + shape, dtype, 2 * pairs * static_cast<double>(N + R + P), operands, forward, {}});
+    const auto forward = [=](Context& ctx) {
+      mla_attention_forward(ctx, {q, kv, kpe, o, lse, rows, nullptr, scale});
+    };
+    cases.push_back({"attention_forward " + shape,
+                     dtype,
+                     2 * pairs * static_cast<double>(N + R + P),
+                     operands,
+                     forward,
+                     {}});
     Context once(1);
     forward(once);  // o and lse for the backward pass
-    cases.push_back({"attention_backward " + shape, dtype, 2 * pairs * static_cast<double>(3 * (N + R) + 2 * P), 3 * operands,
+    cases.push_back({"attention_backward " + shape,
+                     dtype,
+                     2 * pairs * static_cast<double>(3 * (N + R) + 2 * P),
+                     3 * operands,
                      [=](Context& ctx) {
-                       mla_attention_backward(ctx, {q, kv, kpe, o, lse, grad_o, dq, dkv, dkpe, rows, nullptr, scale});
+                       mla_attention_backward(
+                           ctx, {q, kv, kpe, o, lse, grad_o, dq, dkv, dkpe, rows, nullptr, scale});
                      },
                      {}});
   };
@@ -176,9 +204,13 @@ std::vector<Case> decode_cases(Tensors& tensors) {
     for (int64_t b = 0; b < B; ++b) views.push_back(tensors.make(dtype, {L, C + R}));
     const int64_t* num_keys = lengths.emplace_back(static_cast<size_t>(B), L).data();
     const TensorView* cache = views.data();
-    cases.push_back({fmt::format("mla_decode bf16 B{} L{} H{} C{} R{}", B, L, H, C, R), dtype,
-                     2.0 * static_cast<double>(B * L * H * (2 * C + R)), static_cast<double>(B * L * (C + R) * 2),
-                     [=](Context& ctx) { mla_decode(ctx, {q, qpe, cache, num_keys, out, 0.1}); },
+    cases.push_back({fmt::format("mla_decode bf16 B{} L{} H{} C{} R{}", B, L, H, C, R),
+                     dtype,
+                     2.0 * static_cast<double>(B * L * H * (2 * C + R)),
+                     static_cast<double>(B * L * (C + R) * 2),
+                     [=](Context& ctx) {
+                       mla_decode(ctx, {q, qpe, cache, num_keys, out, 0.1});
+                     },
                      {}});
   };
   add(1, 512, 8, 64, 16);
@@ -216,7 +248,8 @@ int run(int argc, char** argv) {
     if (std::strcmp(argv[i], "--json") == 0) json = true;
     if (std::strcmp(argv[i], "--cpu-time") == 0) clock = CLOCK_THREAD_CPUTIME_ID;
     if (i + 1 < argc && std::strcmp(argv[i], "--only") == 0) only = argv[++i];
-    if (i + 1 < argc && std::strcmp(argv[i], "--rounds") == 0) rounds = std::max(1, std::stoi(argv[++i]));
+    if (i + 1 < argc && std::strcmp(argv[i], "--rounds") == 0)
+      rounds = std::max(1, std::stoi(argv[++i]));
   }
   Tensors tensors;
   std::vector<Case> cases;
@@ -227,9 +260,11 @@ int run(int argc, char** argv) {
   }
   std::deque<Context> contexts;
   contexts.emplace_back(1);
-  if (clock == CLOCK_MONOTONIC && cpu_info().num_cpus > 1) contexts.emplace_back(cpu_info().num_cpus);
+  if (clock == CLOCK_MONOTONIC && cpu_info().num_cpus > 1)
+    contexts.emplace_back(cpu_info().num_cpus);
   const size_t num_contexts = contexts.size();
-  std::vector<std::vector<double>> peak_bf16(num_contexts), peak_f32(num_contexts), bandwidth(num_contexts);
+  std::vector<std::vector<double>> peak_bf16(num_contexts), peak_f32(num_contexts),
+      bandwidth(num_contexts);
   const TensorView block = tensors.make(DType::kI64, {int64_t{1} << 25}, true);
 
   for (int round = 0; round < rounds; ++round) {
@@ -242,9 +277,11 @@ int run(int argc, char** argv) {
         if (round == 0) c.run(contexts[t]);
         const double once = seconds_of(clock, [&] { c.run(contexts[t]); });
         const int repeats = static_cast<int>(std::clamp(0.02 / once, 1.0, 1000.0));
-        c.seconds[t].push_back(seconds_of(clock, [&] {
-          for (int i = 0; i < repeats; ++i) c.run(contexts[t]);
-        }) / repeats);
+        c.seconds[t].push_back(seconds_of(clock,
+                                          [&] {
+                                            for (int i = 0; i < repeats; ++i) c.run(contexts[t]);
+                                          }) /
+                               repeats);
       }
     }
   }
@@ -252,30 +289,36 @@ int run(int argc, char** argv) {
   if (json) {
     for (const Case& c : cases) {
       for (size_t t = 0; t < num_contexts; ++t) {
-        const double s = median(c.seconds[t]), peak = median((c.dtype == DType::kBF16 ? peak_bf16 : peak_f32)[t]);
-        fmt::print("{{\"kernel\": \"{}\", \"threads\": {}, \"seconds\": {:.3e}, \"gflops\": {:.1f}, \"of_peak\": {:.3f}, "
-                   "\"gbytes_per_second\": {:.2f}, \"of_bandwidth\": {:.3f}}}\n",
-                   c.name, contexts[t].threads().num_threads(), s, c.flops / s * 1e-9, c.flops / s / peak, c.bytes / s * 1e-9,
-                   c.bytes / s / median(bandwidth[t]));
+        const double s = median(c.seconds[t]),
+                     peak = median((c.dtype == DType::kBF16 ? peak_bf16 : peak_f32)[t]);
+        fmt::print(
+            "{{\"kernel\": \"{}\", \"threads\": {}, \"seconds\": {:.3e}, \"gflops\": {:.1f}, "
+            "\"of_peak\": {:.3f}, "
+            "\"gbytes_per_second\": {:.2f}, \"of_bandwidth\": {:.3f}}}\n",
+            c.name, contexts[t].threads().num_threads(), s, c.flops / s * 1e-9, c.flops / s / peak,
+            c.bytes / s * 1e-9, c.bytes / s / median(bandwidth[t]));
       }
     }
     return 0;
   }
-  fmt::print("{}, {} of {}, medians of {} rounds\n", cpu_info().model_name, isa_name(contexts[0].isa()),
-             isa_name(supported_isa_levels().back()), rounds);
+  fmt::print("{}, {} of {}, medians of {} rounds\n", cpu_info().model_name,
+             isa_name(contexts[0].isa()), isa_name(supported_isa_levels().back()), rounds);
   for (size_t t = 0; t < num_contexts; ++t) {
     fmt::print("{} threads: bf16 peak {:.1f} GFLOP/s, fp32 peak {:.1f} GFLOP/s, read {:.1f} GB/s\n",
-               contexts[t].threads().num_threads(), median(peak_bf16[t]) * 1e-9, median(peak_f32[t]) * 1e-9,
-               median(bandwidth[t]) * 1e-9);
+               contexts[t].threads().num_threads(), median(peak_bf16[t]) * 1e-9,
+               median(peak_f32[t]) * 1e-9, median(bandwidth[t]) * 1e-9);
   }
   fmt::print("{:58}", "kernel");
-  for (Context& ctx : contexts) fmt::print(" | {:>2} thr GFLOP/s  peak    GB/s  read", ctx.threads().num_threads());
+  for (Context& ctx : contexts)
+    fmt::print(" | {:>2} thr GFLOP/s  peak    GB/s  read", ctx.threads().num_threads());
   fmt::print("\n");
   for (const Case& c : cases) {
     fmt::print("{:58}", c.name);
     for (size_t t = 0; t < num_contexts; ++t) {
-      const double s = median(c.seconds[t]), peak = median((c.dtype == DType::kBF16 ? peak_bf16 : peak_f32)[t]);
-      fmt::print(" | {:14.1f} {:4.0f}% {:7.2f} {:4.0f}%", c.flops / s * 1e-9, 100 * c.flops / s / peak, c.bytes / s * 1e-9,
+      const double s = median(c.seconds[t]),
+                   peak = median((c.dtype == DType::kBF16 ? peak_bf16 : peak_f32)[t]);
+      fmt::print(" | {:14.1f} {:4.0f}% {:7.2f} {:4.0f}%", c.flops / s * 1e-9,
+                 100 * c.flops / s / peak, c.bytes / s * 1e-9,
                  100 * c.bytes / s / median(bandwidth[t]));
     }
     fmt::print("\n");

@@ -1,21 +1,23 @@
 // MLA attention in its expanded form, forward and backward, over the panels and tiles of the matrix
 // product.
 //
-// The limit. Per (row, head) with S tokens, keys D = N + R wide and values P wide, the forward pass does
-// S^2 (D + P) multiply-adds over the visible half and S^2 / 2 exponentials; backward does 5 products,
-// S^2 (3 D + 2 P) / 2, the recomputed scores among them. Operands are S (2 D + 2 P) elements, so from S of about
-// 64 on the multiplier bounds it, with the exponential (about 25 vector operations per 16 scores) as the largest other
-// term: at D = 96, P = 64 a score costs 5 cycles of VDPBF16PS and about 2 of softmax and packing.
+// The limit. Per (row, head) with S tokens, keys D = N + R wide and values P wide, the forward pass
+// does S^2 (D + P) multiply-adds over the visible half and S^2 / 2 exponentials; backward does 5
+// products, S^2 (3 D + 2 P) / 2, the recomputed scores among them. Operands are S (2 D + 2 P)
+// elements, so from S of about 64 on the multiplier bounds it, with the exponential (about 25
+// vector operations per 16 scores) as the largest other term: at D = 96, P = 64 a score costs 5
+// cycles of VDPBF16PS and about 2 of softmax and packing.
 //
-// The plan. A thread takes a (row, head), packs its keys and values once, and walks blocks of queries
-// over tiles of keys. Only register tiles that hold a visible pair are computed. Forward is an online
-// softmax over key tiles; backward recomputes probabilities from the stored log-sum-exp, tile by tile.
-// Scores exist for one block of queries by one tile of keys: memory is linear in S. With bf16
-// activations, probabilities and score gradients are rounded to bf16 before they are multiplied.
+// The plan. A thread takes a (row, head), packs its keys and values once, and walks blocks of
+// queries over tiles of keys. Only register tiles that hold a visible pair are computed. Forward is
+// an online softmax over key tiles; backward recomputes probabilities from the stored log-sum-exp,
+// tile by tile. Scores exist for one block of queries by one tile of keys: memory is linear in S.
+// With bf16 activations, probabilities and score gradients are rounded to bf16 before they are
+// multiplied.
 //
-// Determinism. Tiles begin at multiples of the tile size whatever the number of threads, and what is
-// skipped would have added zeros. Gradients of the shared rope key are summed over heads in ascending order from
-// per-head partial sums.
+// Determinism. Tiles begin at multiples of the tile size whatever the number of threads, and what
+// is skipped would have added zeros. Gradients of the shared rope key are summed over heads in
+// ascending order from per-head partial sums.
 #include "kernels/cpu/attention.h"
 
 #include <cmath>
@@ -29,17 +31,18 @@
 namespace fathom::cpu {
 namespace {
 
-constexpr int64_t kQueryPanels = 8;     // 112 queries in a block on AVX-512
-constexpr int64_t kKeysPerTile = 256;   // at most; whole panels of either operand
+constexpr int64_t kQueryPanels = 8;    // 112 queries in a block on AVX-512
+constexpr int64_t kKeysPerTile = 256;  // at most; whole panels of either operand
 constexpr int64_t kItemsPerThread = 4;
-constexpr int64_t kPartialBytes = int64_t{64} << 20;  // of per-head gradients of the rope key
+constexpr int64_t kPartialBytes = int64_t{16} << 20;  // of per-head gradients of the rope key
 constexpr int64_t kReduceTokens = 64;
 constexpr double kLog2E = 1.4426950408889634, kLn2 = 0.6931471805599453;
 
 // Token `token`, head `head` of a [T, H, X] (or [T, X]: head 0) tensor.
 std::byte* row_of(const TensorView& v, int64_t token, int64_t head = 0) {
   if (v.data == nullptr) return nullptr;
-  return static_cast<std::byte*>(v.data) + (token * v.stride[0] + (head == 0 ? 0 : head * v.stride[1])) * dtype_bytes(v.dtype);
+  return static_cast<std::byte*>(v.data) +
+         (token * v.stride[0] + (head == 0 ? 0 : head * v.stride[1])) * dtype_bytes(v.dtype);
 }
 
 struct Kernels {
@@ -68,7 +71,8 @@ struct Attention {
   // Keys are packed as [nope | rope] with either part padded to whole groups.
   int64_t key_groups() const { return groups(nope) + groups(rope); }
 
-  PanelSource source(const TensorView& v, int64_t token, int64_t head, int64_t column, bool k_contiguous) const {
+  PanelSource source(const TensorView& v, int64_t token, int64_t head, int64_t column,
+                     bool k_contiguous) const {
     return {row_of(v, token, head) + column * element_bytes, v.stride[0], bf16, k_contiguous};
   }
   // Lanes are queries.
@@ -88,33 +92,39 @@ struct Attention {
   }
   int64_t first_key_of_block(int64_t row, int64_t begin, int64_t end) const {
     int64_t first = end;
-    for (int64_t query = begin; query < end; ++query) first = std::min(first, first_key(row, query));
+    for (int64_t query = begin; query < end; ++query)
+      first = std::min(first, first_key(row, query));
     return first;
   }
 
-  // out[query, key] over the tile, for queries from `query` on (lanes of a) and keys [begin, end); b holds
-  // the keys of the row. Register tiles above the diagonal are left out.
-  void scores(const Panels& a, const Panels& b, int64_t query, int64_t begin, int64_t end, float* out) const {
+  // out[query, key] over the tile, for queries from `query` on (lanes of a) and keys [begin, end);
+  // b holds the keys of the row. Register tiles above the diagonal are left out.
+  void scores(const Panels& a, const Panels& b, int64_t query, int64_t begin, int64_t end,
+              float* out) const {
     const int64_t last_query = query + a.lanes - 1;
-    for (int64_t key_panel = begin / b.width; key_panel * b.width < std::min(end, last_query + 1); ++key_panel) {
+    for (int64_t key_panel = begin / b.width; key_panel * b.width < std::min(end, last_query + 1);
+         ++key_panel) {
       for (int64_t panel = 0; panel < a.num_panels(); ++panel) {
         const int64_t panel_last = std::min(query + (panel + 1) * a.width - 1, last_query);
         if (key_panel * b.width > panel_last) continue;
         multiply_panel(k.gemm, a, panel, 0, b, key_panel, 0, a.groups,
-                       out + panel * a.width * tile_keys + key_panel * b.width - begin, tile_keys, false);
+                       out + panel * a.width * tile_keys + key_panel * b.width - begin, tile_keys,
+                       false);
       }
     }
   }
 
-  // out[query, :] += weights[query, keys of the tile] * b[keys, :], where b packs the whole row's keys
-  // along k. `weights` is zero where masked. Keys after a panel's last query are left out.
-  void weighted_sum(const float* weights, const Panels& staging, int64_t query, int64_t begin, int64_t end, const Panels& b,
-                    float* out, int64_t ld) const {
+  // out[query, :] += weights[query, keys of the tile] * b[keys, :], where b packs the whole row's
+  // keys along k. `weights` is zero where masked. Keys after a panel's last query are left out.
+  void weighted_sum(const float* weights, const Panels& staging, int64_t query, int64_t begin,
+                    int64_t end, const Panels& b, float* out, int64_t ld) const {
     for (int64_t panel = 0; panel < staging.num_panels(); ++panel) {
-      const int64_t lane = panel * staging.width, lanes = std::min(staging.width, staging.lanes - lane);
+      const int64_t lane = panel * staging.width,
+                    lanes = std::min(staging.width, staging.lanes - lane);
       const int64_t keys = std::min(end, query + lane + lanes) - begin;
       if (keys <= 0) continue;
-      k.gemm.pack_k_contiguous[false](weights + lane * tile_keys, tile_keys, lanes, keys, staging.width, staging.at(panel));
+      k.gemm.pack_k_contiguous[false](weights + lane * tile_keys, tile_keys, lanes, keys,
+                                      staging.width, staging.at(panel));
       for (int64_t b_panel = 0; b_panel < b.num_panels(); ++b_panel) {
         multiply_panel(k.gemm, staging, panel, 0, b, b_panel, begin / k.gemm.k_step, groups(keys),
                        out + lane * ld + b_panel * b.width, ld, true);
@@ -122,20 +132,21 @@ struct Attention {
     }
   }
 
-  // out[key, :] += weights[queries, key]^T * b[queries, :] for the keys [begin, end) of the tile, where b
-  // packs the block's queries along k. Queries before a panel's first key are left out.
-  void transposed_sum(const float* weights, const Panels& staging, int64_t query, int64_t num_queries, int64_t begin,
-                      int64_t end, const Panels& b, float* out, int64_t ld) const {
+  // out[key, :] += weights[queries, key]^T * b[queries, :] for the keys [begin, end) of the tile,
+  // where b packs the block's queries along k. Queries before a panel's first key are left out.
+  void transposed_sum(const float* weights, const Panels& staging, int64_t query,
+                      int64_t num_queries, int64_t begin, int64_t end, const Panels& b, float* out,
+                      int64_t ld) const {
     for (int64_t key = begin; key < end; key += k.gemm.mr) {
       const int64_t lanes = std::min(k.gemm.mr, end - key);
       const int64_t skip = std::max<int64_t>(0, key - query) / k.gemm.k_step * k.gemm.k_step;
       if (skip >= num_queries) continue;
       const Panels one{staging.data, k.gemm.mr, groups(num_queries), lanes};
-      k.gemm.pack_lane_contiguous[false](weights + skip * tile_keys + key - begin, tile_keys, lanes, num_queries - skip,
-                                         one.width, one.at(0));
+      k.gemm.pack_lane_contiguous[false](weights + skip * tile_keys + key - begin, tile_keys, lanes,
+                                         num_queries - skip, one.width, one.at(0));
       for (int64_t b_panel = 0; b_panel < b.num_panels(); ++b_panel) {
-        multiply_panel(k.gemm, one, 0, 0, b, b_panel, skip / k.gemm.k_step, groups(num_queries - skip),
-                       out + key * ld + b_panel * b.width, ld, true);
+        multiply_panel(k.gemm, one, 0, 0, b, b_panel, skip / k.gemm.k_step,
+                       groups(num_queries - skip), out + key * ld + b_panel * b.width, ld, true);
       }
     }
   }
@@ -147,17 +158,19 @@ struct Attention {
   float scale_log2;
 };
 
-// ---- Forward ------------------------------------------------------------------------------------------
+// ---- Forward
+// ------------------------------------------------------------------------------------------
 
 // Queries [begin, end) of one (row, head).
-void forward_item(const Attention<MlaAttentionForward>& at, Scratch& scratch, int64_t row, int64_t head, int64_t begin,
-                  int64_t end) {
+void forward_item(const Attention<MlaAttentionForward>& at, Scratch& scratch, int64_t row,
+                  int64_t head, int64_t begin, int64_t end) {
   Scratch::Mark mark(scratch);
   const MlaAttentionForward& p = at.p;
   const GemmKernels& gemm = at.k.gemm;
   const int64_t first_token = row * at.row_tokens;
   const Panels keys = allocate_panels(scratch, gemm.nr, at.key_groups(), end, "attention_keys");
-  const Panels values = allocate_panels(scratch, gemm.nr, at.groups(end), at.value, "attention_values");
+  const Panels values =
+      allocate_panels(scratch, gemm.nr, at.groups(end), at.value, "attention_values");
   at.pack_keys(first_token, head, keys);
   pack_panels(gemm, at.source(p.kv_THX, first_token, head, at.nope, false), end, values);
 
@@ -166,8 +179,10 @@ void forward_item(const Attention<MlaAttentionForward>& at, Scratch& scratch, in
   float* out = scratch.allocate<float>(block * at.value, "attention_out");
   float* max = scratch.allocate<float>(block, "attention_max");
   float* sum = scratch.allocate<float>(block, "attention_sum");
-  const Panels queries = allocate_panels(scratch, gemm.mr, at.key_groups(), block, "attention_queries");
-  const Panels weights = allocate_panels(scratch, gemm.mr, at.groups(at.tile_keys), block, "attention_weights");
+  const Panels queries =
+      allocate_panels(scratch, gemm.mr, at.key_groups(), block, "attention_queries");
+  const Panels weights =
+      allocate_panels(scratch, gemm.mr, at.groups(at.tile_keys), block, "attention_weights");
   for (int64_t query = begin; query < end; query += block) {
     const int64_t count = std::min(block, end - query);
     Panels q = queries, w = weights;
@@ -176,7 +191,8 @@ void forward_item(const Attention<MlaAttentionForward>& at, Scratch& scratch, in
     std::fill_n(out, count * at.value, 0.0f);
     std::fill_n(max, count, -std::numeric_limits<float>::infinity());
     std::fill_n(sum, count, 0.0f);
-    const int64_t first_tile = at.first_key_of_block(row, query, query + count) / at.tile_keys * at.tile_keys;
+    const int64_t first_tile =
+        at.first_key_of_block(row, query, query + count) / at.tile_keys * at.tile_keys;
     for (int64_t tile = first_tile; tile < query + count; tile += at.tile_keys) {
       const int64_t tile_end = std::min(tile + at.tile_keys, query + count);
       const int64_t width = round_up(tile_end - tile, kScoreLanes);
@@ -184,14 +200,16 @@ void forward_item(const Attention<MlaAttentionForward>& at, Scratch& scratch, in
       for (int64_t i = 0; i < count; ++i) {
         const int64_t lo = std::max<int64_t>(0, at.first_key(row, query + i) - tile);
         const int64_t hi = std::min(tile_end, query + i + 1) - tile;
-        const float shrink = at.k.rows.softmax(scores + i * at.tile_keys, lo, hi, width, at.scale_log2, max + i, sum + i);
+        const float shrink = at.k.rows.softmax(scores + i * at.tile_keys, lo, hi, width,
+                                               at.scale_log2, max + i, sum + i);
         if (shrink != 1.0f) at.k.rows.scale(out + i * at.value, shrink, at.value);
       }
       at.weighted_sum(scores, w, query, tile, tile_end, values, out, at.value);
     }
     for (int64_t i = 0; i < count; ++i) {
       const int64_t token = first_token + query + i;
-      at.k.rows.store(out + i * at.value, 1.0f / sum[i], row_of(p.o_THP, token, head), at.bf16, at.value);
+      at.k.rows.store(out + i * at.value, 1.0f / sum[i], row_of(p.o_THP, token, head), at.bf16,
+                      at.value);
       if (p.lse_TH.empty()) continue;
       const double lse = kLn2 * static_cast<double>(max[i]) + std::log(static_cast<double>(sum[i]));
       *reinterpret_cast<float*>(row_of(p.lse_TH, token) + head * 4) = static_cast<float>(lse);
@@ -203,25 +221,37 @@ void forward(Context& ctx, const Kernels& kernels, const MlaAttentionForward& p)
   if (p.o_THP.num_elements() == 0 && p.lse_TH.num_elements() == 0) return;
   const Attention<MlaAttentionForward> at(kernels, p);
   // A (row, head) is cut only when there are too few: every part packs the keys before it again.
-  const int64_t pairs = p.num_rows * at.heads, wanted = kItemsPerThread * ctx.threads().num_threads();
+  const int64_t pairs = p.num_rows * at.heads,
+                wanted = kItemsPerThread * ctx.threads().num_threads();
   const int64_t blocks = div_up(at.row_tokens, at.block_queries);
-  const int64_t parts = std::clamp<int64_t>(pairs >= wanted ? 1 : div_up(wanted, pairs), 1, div_up(blocks, 4));
+  const int64_t parts =
+      std::clamp<int64_t>(pairs >= wanted ? 1 : div_up(wanted, pairs), 1, div_up(blocks, 4));
   const int64_t part_queries = div_up(blocks, parts) * at.block_queries;
   ctx.threads().parallel_for(pairs * parts, [&](int64_t item, int thread_idx) {
     const int64_t part = parts - 1 - item % parts;  // the longest first
     const int64_t begin = part * part_queries, end = std::min(begin + part_queries, at.row_tokens);
     if (begin >= end) return;
-    forward_item(at, ctx.thread_scratch(thread_idx), item / parts / at.heads, item / parts % at.heads, begin, end);
+    forward_item(at, ctx.thread_scratch(thread_idx), item / parts / at.heads,
+                 item / parts % at.heads, begin, end);
   });
 }
 
-// ---- Backward -----------------------------------------------------------------------------------------
+// ---- Backward
+// -----------------------------------------------------------------------------------------
 
-// Gradients of one (row, head) but that of the rope key, whose part from this head goes to dkpe_part [S, R].
+// Gradients of one (row, head) but that of the rope key, whose part from this head goes to
+// dkpe_part [S, R].
 class BackwardItem {
  public:
-  BackwardItem(const Attention<MlaAttentionBackward>& at, Scratch& scratch, int64_t row, int64_t head)
-      : at_(at), p_(at.p), scratch_(scratch), mark_(scratch), row_(row), head_(head), first_token_(row * at.row_tokens) {}
+  BackwardItem(const Attention<MlaAttentionBackward>& at, Scratch& scratch, int64_t row,
+               int64_t head)
+      : at_(at),
+        p_(at.p),
+        scratch_(scratch),
+        mark_(scratch),
+        row_(row),
+        head_(head),
+        first_token_(row * at.row_tokens) {}
 
   void run(float* dkpe_part) {
     pack_row();
@@ -230,14 +260,16 @@ class BackwardItem {
     dscores_ = scratch_.allocate<float>(block * at_.tile_keys, "attention_dscores");
     dq_ = scratch_.allocate<float>(block * key_width(), "attention_dq");
     delta_ = scratch_.allocate<float>(block, "attention_delta");
-    staging_ = allocate_panels(scratch_, gemm().mr, at_.groups(std::max(at_.tile_keys, block)), block, "attention_staging");
+    staging_ = allocate_panels(scratch_, gemm().mr, at_.groups(std::max(at_.tile_keys, block)),
+                               block, "attention_staging");
     for (int64_t query = 0; query < at_.row_tokens; query += block) {
       run_block(query, std::min(block, at_.row_tokens - query));
     }
     for (int64_t key = 0; key < at_.row_tokens; ++key) {
       std::byte* out = row_of(p_.dkv_THX, first_token_ + key, head_);
       at_.k.rows.store(dk_ + key * key_width(), 1.0f, out, at_.bf16, at_.nope);
-      at_.k.rows.store(dv_ + key * at_.value, 1.0f, out + at_.nope * at_.element_bytes, at_.bf16, at_.value);
+      at_.k.rows.store(dv_ + key * at_.value, 1.0f, out + at_.nope * at_.element_bytes, at_.bf16,
+                       at_.value);
       std::copy_n(dk_ + key * key_width() + at_.nope, at_.rope, dkpe_part + key * at_.rope);
     }
   }
@@ -251,10 +283,13 @@ class BackwardItem {
     const int64_t S = at_.row_tokens;
     keys_ = allocate_panels(scratch_, gemm().nr, at_.key_groups(), S, "attention_keys");
     values_ = allocate_panels(scratch_, gemm().nr, at_.groups(at_.value), S, "attention_values");
-    nope_by_k_ = allocate_panels(scratch_, gemm().nr, at_.groups(S), at_.nope, "attention_nope_by_k");
-    rope_by_k_ = allocate_panels(scratch_, gemm().nr, at_.groups(S), at_.rope, "attention_rope_by_k");
+    nope_by_k_ =
+        allocate_panels(scratch_, gemm().nr, at_.groups(S), at_.nope, "attention_nope_by_k");
+    rope_by_k_ =
+        allocate_panels(scratch_, gemm().nr, at_.groups(S), at_.rope, "attention_rope_by_k");
     at_.pack_keys(first_token_, head_, keys_);
-    pack_panels(gemm(), at_.source(p_.kv_THX, first_token_, head_, at_.nope, true), at_.value, values_);
+    pack_panels(gemm(), at_.source(p_.kv_THX, first_token_, head_, at_.nope, true), at_.value,
+                values_);
     pack_panels(gemm(), at_.source(p_.kv_THX, first_token_, head_, 0, false), S, nope_by_k_);
     pack_panels(gemm(), at_.source(p_.kpe_TR, first_token_, 0, 0, false), S, rope_by_k_);
     dk_ = scratch_.allocate<float>(S * key_width(), "attention_dk");
@@ -267,21 +302,26 @@ class BackwardItem {
     Scratch::Mark mark(scratch_);
     const int64_t token = first_token_ + query;
     const Panels q = allocate_panels(scratch_, gemm().mr, at_.key_groups(), count, "attention_q");
-    const Panels grad_o = allocate_panels(scratch_, gemm().mr, at_.groups(at_.value), count, "attention_do");
-    const Panels q_by_k = allocate_panels(scratch_, gemm().nr, at_.groups(count), key_width(), "attention_q_by_k");
-    const Panels grad_o_by_k = allocate_panels(scratch_, gemm().nr, at_.groups(count), at_.value, "attention_do_by_k");
+    const Panels grad_o =
+        allocate_panels(scratch_, gemm().mr, at_.groups(at_.value), count, "attention_do");
+    const Panels q_by_k =
+        allocate_panels(scratch_, gemm().nr, at_.groups(count), key_width(), "attention_q_by_k");
+    const Panels grad_o_by_k =
+        allocate_panels(scratch_, gemm().nr, at_.groups(count), at_.value, "attention_do_by_k");
     at_.pack_queries(p_.q_THK, token, head_, q);
     pack_panels(gemm(), at_.source(p_.do_THP, token, head_, 0, true), at_.value, grad_o);
     pack_panels(gemm(), at_.source(p_.q_THK, token, head_, 0, false), count, q_by_k);
     pack_panels(gemm(), at_.source(p_.do_THP, token, head_, 0, false), count, grad_o_by_k);
     for (int64_t i = 0; i < count; ++i) {
-      delta_[i] = at_.k.rows.dot(row_of(p_.do_THP, token + i, head_), row_of(p_.o_THP, token + i, head_), at_.bf16, at_.value);
+      delta_[i] = at_.k.rows.dot(row_of(p_.do_THP, token + i, head_),
+                                 row_of(p_.o_THP, token + i, head_), at_.bf16, at_.value);
     }
     std::fill_n(dq_, count * key_width(), 0.0f);
     staging_.lanes = count;
 
     const int64_t first_key = at_.first_key_of_block(row_, query, query + count);
-    for (int64_t tile = first_key / at_.tile_keys * at_.tile_keys; tile < query + count; tile += at_.tile_keys) {
+    for (int64_t tile = first_key / at_.tile_keys * at_.tile_keys; tile < query + count;
+         tile += at_.tile_keys) {
       const int64_t tile_end = std::min(tile + at_.tile_keys, query + count);
       const int64_t width = round_up(tile_end - tile, kScoreLanes);
       at_.scores(q, keys_, query, tile, tile_end, scores_);
@@ -290,16 +330,22 @@ class BackwardItem {
         const int64_t lo = std::max<int64_t>(0, at_.first_key(row_, query + i) - tile);
         const int64_t hi = std::min(tile_end, query + i + 1) - tile;
         const float lse = *reinterpret_cast<const float*>(row_of(p_.lse_TH, token + i) + head_ * 4);
-        at_.k.rows.backward(scores_ + i * at_.tile_keys, dscores_ + i * at_.tile_keys, lo, hi, width, at_.scale_log2,
-                            static_cast<float>(static_cast<double>(lse) * kLog2E), delta_[i], static_cast<float>(p_.scale));
+        at_.k.rows.backward(scores_ + i * at_.tile_keys, dscores_ + i * at_.tile_keys, lo, hi,
+                            width, at_.scale_log2,
+                            static_cast<float>(static_cast<double>(lse) * kLog2E), delta_[i],
+                            static_cast<float>(p_.scale));
       }
       at_.weighted_sum(dscores_, staging_, query, tile, tile_end, nope_by_k_, dq_, key_width());
-      at_.weighted_sum(dscores_, staging_, query, tile, tile_end, rope_by_k_, dq_ + at_.nope, key_width());
-      at_.transposed_sum(scores_, staging_, query, count, tile, tile_end, grad_o_by_k, dv_, at_.value);
-      at_.transposed_sum(dscores_, staging_, query, count, tile, tile_end, q_by_k, dk_, key_width());
+      at_.weighted_sum(dscores_, staging_, query, tile, tile_end, rope_by_k_, dq_ + at_.nope,
+                       key_width());
+      at_.transposed_sum(scores_, staging_, query, count, tile, tile_end, grad_o_by_k, dv_,
+                         at_.value);
+      at_.transposed_sum(dscores_, staging_, query, count, tile, tile_end, q_by_k, dk_,
+                         key_width());
     }
     for (int64_t i = 0; i < count; ++i) {
-      at_.k.rows.store(dq_ + i * key_width(), 1.0f, row_of(p_.dq_THK, token + i, head_), at_.bf16, key_width());
+      at_.k.rows.store(dq_ + i * key_width(), 1.0f, row_of(p_.dq_THK, token + i, head_), at_.bf16,
+                       key_width());
     }
   }
 
@@ -309,20 +355,22 @@ class BackwardItem {
   Scratch::Mark mark_;
   const int64_t row_, head_, first_token_;
   Panels keys_, values_, nope_by_k_, rope_by_k_, staging_;
-  float *dk_ = nullptr, *dv_ = nullptr, *scores_ = nullptr, *dscores_ = nullptr, *dq_ = nullptr, *delta_ = nullptr;
+  float *dk_ = nullptr, *dv_ = nullptr, *scores_ = nullptr, *dscores_ = nullptr, *dq_ = nullptr,
+        *delta_ = nullptr;
 };
 
-// Adds the parts of items [begin, end) (row-major over rows and heads) to the running sums, in ascending
-// head, and writes the tokens whose last head is among them.
-void reduce_dkpe(Context& ctx, const Attention<MlaAttentionBackward>& at, const float* parts, int64_t begin, int64_t end,
-                 float* sums) {
+// Adds the parts of items [begin, end) (row-major over rows and heads) to the running sums, in
+// ascending head, and writes the tokens whose last head is among them.
+void reduce_dkpe(Context& ctx, const Attention<MlaAttentionBackward>& at, const float* parts,
+                 int64_t begin, int64_t end, float* sums) {
   const int64_t first_row = begin / at.heads, num_rows = div_up(end, at.heads) - first_row;
   const int64_t chunks = div_up(at.row_tokens, kReduceTokens);
   ctx.threads().parallel_for(num_rows * chunks, [&](int64_t i, int) {
     const int64_t row = first_row + i / chunks, key_begin = i % chunks * kReduceTokens;
     const int64_t keys = std::min(kReduceTokens, at.row_tokens - key_begin);
     float* sum = sums + (row * at.row_tokens + key_begin) * at.rope;
-    for (int64_t item = std::max(begin, row * at.heads); item < std::min(end, (row + 1) * at.heads); ++item) {
+    for (int64_t item = std::max(begin, row * at.heads); item < std::min(end, (row + 1) * at.heads);
+         ++item) {
       const float* part = parts + ((item - begin) * at.row_tokens + key_begin) * at.rope;
       if (item == row * at.heads) {
         std::copy_n(part, keys * at.rope, sum);
@@ -332,7 +380,9 @@ void reduce_dkpe(Context& ctx, const Attention<MlaAttentionBackward>& at, const 
     }
     if (end < (row + 1) * at.heads) return;
     for (int64_t key = 0; key < keys; ++key) {
-      at.k.rows.store(sum + key * at.rope, 1.0f, row_of(at.p.dkpe_TR, row * at.row_tokens + key_begin + key), at.bf16, at.rope);
+      at.k.rows.store(sum + key * at.rope, 1.0f,
+                      row_of(at.p.dkpe_TR, row * at.row_tokens + key_begin + key), at.bf16,
+                      at.rope);
     }
   });
 }
@@ -340,7 +390,8 @@ void reduce_dkpe(Context& ctx, const Attention<MlaAttentionBackward>& at, const 
 void backward(Context& ctx, const Kernels& kernels, const MlaAttentionBackward& p) {
   const Attention<MlaAttentionBackward> at(kernels, p);
   if (at.heads == 0) {  // an empty sum over heads
-    for (int64_t t = 0; t < p.dkpe_TR.dim(0); ++t) std::memset(row_of(p.dkpe_TR, t), 0, static_cast<size_t>(at.rope * at.element_bytes));
+    for (int64_t t = 0; t < p.dkpe_TR.dim(0); ++t)
+      std::memset(row_of(p.dkpe_TR, t), 0, static_cast<size_t>(at.rope * at.element_bytes));
   }
   if (at.row_tokens == 0 || at.heads == 0) return;
   Scratch::Mark mark(ctx.scratch());
@@ -352,7 +403,8 @@ void backward(Context& ctx, const Kernels& kernels, const MlaAttentionBackward& 
   for (int64_t begin = 0; begin < pairs; begin += wave) {
     const int64_t end = std::min(begin + wave, pairs);
     ctx.threads().parallel_for(end - begin, [&](int64_t i, int thread_idx) {
-      BackwardItem item(at, ctx.thread_scratch(thread_idx), (begin + i) / at.heads, (begin + i) % at.heads);
+      BackwardItem item(at, ctx.thread_scratch(thread_idx), (begin + i) / at.heads,
+                        (begin + i) % at.heads);
       item.run(parts + i * part_elements);
     });
     reduce_dkpe(ctx, at, parts, begin, end, sums);
@@ -369,14 +421,30 @@ constexpr Kernels kAvx512Bf16 = {kGemmAvx512Bf16, kAttentionRowsAvx512};
 
 bool attention_forward_supports(const MlaAttentionForward& p) { return narrow_act(p.q_THK); }
 bool attention_backward_supports(const MlaAttentionBackward& p) { return narrow_act(p.q_THK); }
-bool attention_forward_bf16_supports(const MlaAttentionForward& p) { return p.q_THK.dtype == DType::kBF16; }
-bool attention_backward_bf16_supports(const MlaAttentionBackward& p) { return p.q_THK.dtype == DType::kBF16; }
+bool attention_forward_bf16_supports(const MlaAttentionForward& p) {
+  return p.q_THK.dtype == DType::kBF16;
+}
+bool attention_backward_bf16_supports(const MlaAttentionBackward& p) {
+  return p.q_THK.dtype == DType::kBF16;
+}
 
-void mla_attention_forward_avx2(Context& ctx, const MlaAttentionForward& p) { forward(ctx, kAvx2, p); }
-void mla_attention_forward_avx512(Context& ctx, const MlaAttentionForward& p) { forward(ctx, kAvx512, p); }
-void mla_attention_forward_avx512bf16(Context& ctx, const MlaAttentionForward& p) { forward(ctx, kAvx512Bf16, p); }
-void mla_attention_backward_avx2(Context& ctx, const MlaAttentionBackward& p) { backward(ctx, kAvx2, p); }
-void mla_attention_backward_avx512(Context& ctx, const MlaAttentionBackward& p) { backward(ctx, kAvx512, p); }
-void mla_attention_backward_avx512bf16(Context& ctx, const MlaAttentionBackward& p) { backward(ctx, kAvx512Bf16, p); }
+void mla_attention_forward_avx2(Context& ctx, const MlaAttentionForward& p) {
+  forward(ctx, kAvx2, p);
+}
+void mla_attention_forward_avx512(Context& ctx, const MlaAttentionForward& p) {
+  forward(ctx, kAvx512, p);
+}
+void mla_attention_forward_avx512bf16(Context& ctx, const MlaAttentionForward& p) {
+  forward(ctx, kAvx512Bf16, p);
+}
+void mla_attention_backward_avx2(Context& ctx, const MlaAttentionBackward& p) {
+  backward(ctx, kAvx2, p);
+}
+void mla_attention_backward_avx512(Context& ctx, const MlaAttentionBackward& p) {
+  backward(ctx, kAvx512, p);
+}
+void mla_attention_backward_avx512bf16(Context& ctx, const MlaAttentionBackward& p) {
+  backward(ctx, kAvx512Bf16, p);
+}
 
 }  // namespace fathom::cpu

@@ -11,15 +11,16 @@ inline constexpr int64_t kScoreLanes = 16;
 
 struct AttentionRows {
   // Online softmax of one tile of a row, in base 2: scores[lo, hi) become
-  // p = 2^(scores * scale_log2 - *max) with *max raised first, the rest of [0, width) becomes zero, and
-  // *sum takes the new terms. Returns the factor by which everything summed under the old maximum
-  // shrinks (already applied to *sum). The first tile has *max = -inf and *sum = 0. A tile without a
-  // visible key (lo >= hi) changes nothing.
-  float (*softmax)(float* scores, int64_t lo, int64_t hi, int64_t width, float scale_log2, float* max, float* sum);
-  // scores[lo, hi) become p = 2^(scores * scale_log2 - lse_log2), dp becomes scale * p * (dp - delta); the rest
-  // of [0, width) of both becomes zero.
-  void (*backward)(float* scores, float* dp, int64_t lo, int64_t hi, int64_t width, float scale_log2, float lse_log2,
-                   float delta, float scale);
+  // p = 2^(scores * scale_log2 - *max) with *max raised first, the rest of [0, width) becomes zero,
+  // and *sum takes the new terms. Returns the factor by which everything summed under the old
+  // maximum shrinks (already applied to *sum). The first tile has *max = -inf and *sum = 0. A tile
+  // without a visible key (lo >= hi) changes nothing.
+  float (*softmax)(float* scores, int64_t lo, int64_t hi, int64_t width, float scale_log2,
+                   float* max, float* sum);
+  // scores[lo, hi) become p = 2^(scores * scale_log2 - lse_log2), dp becomes scale * p * (dp -
+  // delta); the rest of [0, width) of both becomes zero.
+  void (*backward)(float* scores, float* dp, int64_t lo, int64_t hi, int64_t width,
+                   float scale_log2, float lse_log2, float delta, float scale);
   float (*dot)(const void* x, const void* y, bool bf16, int64_t n);
   void (*scale)(float* x, float factor, int64_t n);
   void (*add_scaled)(const float* x, float factor, float* y, int64_t n);  // y += factor * x

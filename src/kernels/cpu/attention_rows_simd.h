@@ -1,6 +1,7 @@
-// The row functions, written once on 16-float vectors of the compiler; each instruction set compiles
-// them (16 floats are one register of AVX-512 and two of AVX2). No fused multiply-adds, fixed lanes: all
-// instruction sets give the same bits. Included only by attention_rows_*.cc; internal linkage.
+// The row functions, written once on 16-float vectors of the compiler; each instruction set
+// compiles them (16 floats are one register of AVX-512 and two of AVX2). No fused multiply-adds,
+// fixed lanes: all instruction sets give the same bits. Included only by attention_rows_*.cc;
+// internal linkage.
 #pragma once
 
 #include <cstdint>
@@ -31,7 +32,8 @@ inline void store(float* p, Floats v) { std::memcpy(p, &v, sizeof v); }
 
 // 2^x. x = n + r with n the nearest integer; 2^r is its Taylor series to r^7, whose remainder on
 // |r| <= 1/2 is below (ln 2 / 2)^8 / 8! = 5.2e-9, a tenth of a unit in the last place; with the
-// rounding of the sum the result is within 1.5 units. Below -126 it is zero, from 128 on infinite, NaN stays NaN.
+// rounding of the sum the result is within 1.5 units. Below -126 it is zero, from 128 on infinite,
+// NaN stays NaN.
 inline Floats exp2(Floats x) {
   const Floats magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
   const Floats clamped_low = x < splat(-126.0f) ? splat(-126.0f) : x;
@@ -40,13 +42,16 @@ inline Floats exp2(Floats x) {
   const Floats r = clamped - (shifted - magic);
   // In pairs of terms (Estrin), which halves the chain of dependent operations.
   const Floats r2 = r * r;
-  const Floats high = (splat(1.5252733e-5f) * r + splat(1.5403530e-4f)) * r2 + (splat(1.3333558e-3f) * r + splat(9.6181291e-3f));
-  const Floats low = (splat(5.5504109e-2f) * r + splat(2.4022651e-1f)) * r2 + (splat(6.9314718e-1f) * r + splat(1.0f));
+  const Floats high = (splat(1.5252733e-5f) * r + splat(1.5403530e-4f)) * r2 +
+                      (splat(1.3333558e-3f) * r + splat(9.6181291e-3f));
+  const Floats low = (splat(5.5504109e-2f) * r + splat(2.4022651e-1f)) * r2 +
+                     (splat(6.9314718e-1f) * r + splat(1.0f));
   Floats y = high * (r2 * r2) + low;
   // 2^n in two factors, because 2^128 (x near 127.5) is no float.
   const Ints n = reinterpret_cast<Ints>(shifted) - reinterpret_cast<Ints>(magic);
   const Ints half = n >> 1;
-  y = y * reinterpret_cast<Floats>((half + 127) << 23) * reinterpret_cast<Floats>((n - half + 127) << 23);
+  y = y * reinterpret_cast<Floats>((half + 127) << 23) *
+      reinterpret_cast<Floats>((n - half + 127) << 23);
   y = x < splat(-126.0f) ? Floats{} : y;
   return x >= splat(128.0f) ? splat(__builtin_inff()) : y;
 }
@@ -56,7 +61,8 @@ template <typename Combine>
 inline float combine_lanes(Floats v, Combine combine) {
   const Floats8 a = combine(__builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7),
                             __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15));
-  const Floats4 b = combine(__builtin_shufflevector(a, a, 0, 1, 2, 3), __builtin_shufflevector(a, a, 4, 5, 6, 7));
+  const Floats4 b =
+      combine(__builtin_shufflevector(a, a, 0, 1, 2, 3), __builtin_shufflevector(a, a, 4, 5, 6, 7));
   const Floats4 c = combine(b, __builtin_shufflevector(b, b, 2, 3, 0, 1));
   return combine(c, __builtin_shufflevector(c, c, 1, 0, 3, 2))[0];
 }
@@ -79,16 +85,19 @@ inline Ints inside(int64_t begin, int64_t lo, int64_t hi) {
   return (lane >= static_cast<int32_t>(lo - begin)) & (lane < static_cast<int32_t>(hi - begin));
 }
 
-float softmax_row(float* scores, int64_t lo, int64_t hi, int64_t width, float scale_log2, float* max, float* sum) {
+float softmax_row(float* scores, int64_t lo, int64_t hi, int64_t width, float scale_log2,
+                  float* max, float* sum) {
   if (lo >= hi) {
     std::memset(scores, 0, static_cast<size_t>(width) * sizeof(float));
     return 1.0f;
   }
-  const int64_t first = lo / kScoreLanes * kScoreLanes, last = (hi + kScoreLanes - 1) / kScoreLanes * kScoreLanes;
+  const int64_t first = lo / kScoreLanes * kScoreLanes,
+                last = (hi + kScoreLanes - 1) / kScoreLanes * kScoreLanes;
   zero_around(scores, first, last, width);
   Floats largest = splat(kMinusInfinity);
   for (int64_t i = first; i < last; i += kScoreLanes) {
-    const Floats s = inside(i, lo, hi) ? load(scores + i) * splat(scale_log2) : splat(kMinusInfinity);
+    const Floats s =
+        inside(i, lo, hi) ? load(scores + i) * splat(scale_log2) : splat(kMinusInfinity);
     store(scores + i, s);
     largest = s > largest ? s : largest;
   }
@@ -107,10 +116,11 @@ float softmax_row(float* scores, int64_t lo, int64_t hi, int64_t width, float sc
   return shrink;
 }
 
-void backward_row(float* scores, float* dp, int64_t lo, int64_t hi, int64_t width, float scale_log2, float lse_log2,
-                  float delta, float scale) {
+void backward_row(float* scores, float* dp, int64_t lo, int64_t hi, int64_t width, float scale_log2,
+                  float lse_log2, float delta, float scale) {
   if (lo >= hi) lo = hi = 0;
-  const int64_t first = lo / kScoreLanes * kScoreLanes, last = (hi + kScoreLanes - 1) / kScoreLanes * kScoreLanes;
+  const int64_t first = lo / kScoreLanes * kScoreLanes,
+                last = (hi + kScoreLanes - 1) / kScoreLanes * kScoreLanes;
   zero_around(scores, first, last, width);
   zero_around(dp, first, last, width);
   for (int64_t i = first; i < last; i += kScoreLanes) {
@@ -121,7 +131,9 @@ void backward_row(float* scores, float* dp, int64_t lo, int64_t hi, int64_t widt
   }
 }
 
-inline Floats widen(Halves h) { return reinterpret_cast<Floats>(__builtin_convertvector(h, Words) << 16); }
+inline Floats widen(Halves h) {
+  return reinterpret_cast<Floats>(__builtin_convertvector(h, Words) << 16);
+}
 
 // Rounds to nearest even, NaN quiet, as core/types.h does.
 inline Halves narrow(Floats v) {
@@ -134,7 +146,8 @@ inline Halves narrow(Floats v) {
 template <typename Body>
 inline void for_vectors(int64_t n, Body&& body) {
   int64_t i = 0;
-  for (; i + kScoreLanes <= n; i += kScoreLanes) body(i, std::integral_constant<int64_t, kScoreLanes>{});
+  for (; i + kScoreLanes <= n; i += kScoreLanes)
+    body(i, std::integral_constant<int64_t, kScoreLanes>{});
   if (i < n) body(i, n - i);
 }
 
@@ -172,14 +185,16 @@ void store_row(const float* x, float factor, void* out, bool bf16, int64_t n) {
     const Floats v = load_some<Floats>(x + i, count) * splat(factor);
     if (bf16) {
       const Halves h = narrow(v);
-      std::memcpy(static_cast<uint16_t*>(out) + i, &h, static_cast<size_t>(count) * sizeof(uint16_t));
+      std::memcpy(static_cast<uint16_t*>(out) + i, &h,
+                  static_cast<size_t>(count) * sizeof(uint16_t));
     } else {
       std::memcpy(static_cast<float*>(out) + i, &v, static_cast<size_t>(count) * sizeof(float));
     }
   });
 }
 
-constexpr AttentionRows kRows = {softmax_row, backward_row, dot_row, scale_row, add_scaled_row, store_row};
+constexpr AttentionRows kRows = {softmax_row, backward_row,   dot_row,
+                                 scale_row,   add_scaled_row, store_row};
 
 }  // namespace
 }  // namespace fathom::cpu

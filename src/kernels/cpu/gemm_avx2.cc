@@ -1,6 +1,6 @@
-// fp32 products on AVX2 with FMA, for processors without AVX-512; bf16 operands are widened while they
-// are packed. The tile is 6 rows by 2 vectors of 8: 12 accumulators, two vectors of b and one broadcast
-// fill 15 of the 16 registers. Internal linkage throughout (see gemm_kernels.h).
+// fp32 products on AVX2 with FMA, for processors without AVX-512; bf16 operands are widened while
+// they are packed. The tile is 6 rows by 2 vectors of 8: 12 accumulators, two vectors of b and one
+// broadcast fill 15 of the 16 registers. Internal linkage throughout (see gemm_kernels.h).
 #include <immintrin.h>
 
 #include <cstdint>
@@ -50,12 +50,14 @@ inline void store(float* dst, int64_t count, __m256 x) {
 inline void store(uint16_t* dst, int64_t count, __m256 x) {
   const __m256i u = _mm256_castps_si256(x);
   const __m256i high = _mm256_srli_epi32(u, 16);
-  const __m256i bias = _mm256_add_epi32(_mm256_and_si256(high, _mm256_set1_epi32(1)), _mm256_set1_epi32(0x7fff));
+  const __m256i bias =
+      _mm256_add_epi32(_mm256_and_si256(high, _mm256_set1_epi32(1)), _mm256_set1_epi32(0x7fff));
   const __m256i rounded = _mm256_srli_epi32(_mm256_add_epi32(u, bias), 16);
   const __m256i quiet = _mm256_or_si256(high, _mm256_set1_epi32(0x40));
   const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
   const __m256i words = _mm256_blendv_epi8(rounded, quiet, nan);
-  const __m128i packed = _mm_packus_epi32(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+  const __m128i packed =
+      _mm_packus_epi32(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
   if (count >= kLanes) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(dst), packed);
   } else {
@@ -87,25 +89,30 @@ inline void transpose(__m256 (&r)[kLanes]) {
 }
 
 template <typename Element>
-void pack_k_contiguous(const void* src, int64_t ld, int64_t lanes, int64_t k, int64_t width, void* panel) {
+void pack_k_contiguous(const void* src, int64_t ld, int64_t lanes, int64_t k, int64_t width,
+                       void* panel) {
   for (int64_t lane = 0; lane < width; lane += kLanes) {
     const Element* rows = static_cast<const Element*>(src) + lane * ld;
     float* out = static_cast<float*>(panel) + lane;
     for (int64_t i = 0; i < k; i += kLanes) {
       __m256 r[kLanes];
-      for (int j = 0; j < kLanes; ++j) r[j] = j < lanes - lane ? load(rows + j * ld + i, k - i) : _mm256_setzero_ps();
+      for (int j = 0; j < kLanes; ++j)
+        r[j] = j < lanes - lane ? load(rows + j * ld + i, k - i) : _mm256_setzero_ps();
       transpose(r);
-      for (int j = 0; j < kLanes && i + j < k; ++j) store(out + (i + j) * width, width - lane, r[j]);
+      for (int j = 0; j < kLanes && i + j < k; ++j)
+        store(out + (i + j) * width, width - lane, r[j]);
     }
   }
 }
 
 template <typename Element>
-void pack_lane_contiguous(const void* src, int64_t ld, int64_t lanes, int64_t k, int64_t width, void* panel) {
+void pack_lane_contiguous(const void* src, int64_t ld, int64_t lanes, int64_t k, int64_t width,
+                          void* panel) {
   for (int64_t i = 0; i < k; ++i) {
     const Element* row = static_cast<const Element*>(src) + i * ld;
     float* out = static_cast<float*>(panel) + i * width;
-    for (int64_t lane = 0; lane < width; lane += kLanes) store(out + lane, width - lane, load(row + lane, lanes - lane));
+    for (int64_t lane = 0; lane < width; lane += kLanes)
+      store(out + lane, width - lane, load(row + lane, lanes - lane));
   }
 }
 

@@ -1,5 +1,5 @@
-// fp32 products on AVX-512: 32 FLOP an FMA. bf16 operands are widened while they are packed, so that
-// one register tile serves both.
+// fp32 products on AVX-512: 32 FLOP an FMA. bf16 operands are widened while they are packed, so
+// that one register tile serves both.
 #include "kernels/cpu/gemm_avx512.h"
 
 namespace fathom::cpu {

@@ -1,10 +1,10 @@
 // The AVX-512 packing and register tile, shared by the fp32 and the bf16 kernels. Included only by
 // *_avx512.cc and *_avx512bf16.cc; everything has internal linkage (see gemm_kernels.h).
 //
-// Both kernels move 32-bit units ("words"): a float, or two bf16 that are neighbours in k. The tile is
-// 14 rows by 2 vectors: 28 accumulators, two vectors of b and one broadcast fill the 32 registers, and a
-// group of k costs 16 loads for 28 multiply-adds, so the multiplier is the limit (one 512-bit FMA or
-// VDPBF16PS a cycle on Zen 4) and not the load ports.
+// Both kernels move 32-bit units ("words"): a float, or two bf16 that are neighbours in k. The tile
+// is 14 rows by 2 vectors: 28 accumulators, two vectors of b and one broadcast fill the 32
+// registers, and a group of k costs 16 loads for 28 multiply-adds, so the multiplier is the limit
+// (one 512-bit FMA or VDPBF16PS a cycle on Zen 4) and not the load ports.
 #pragma once
 
 #include <immintrin.h>
@@ -30,7 +30,8 @@ inline __mmask16 lane_mask(int64_t count) {
 inline __m256i round_to_bf16(__m512 x) {
   const __m512i u = _mm512_castps_si512(x);
   const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
-  const __m512i rounded = _mm512_srli_epi32(_mm512_add_epi32(_mm512_add_epi32(u, odd), _mm512_set1_epi32(0x7fff)), 16);
+  const __m512i rounded =
+      _mm512_srli_epi32(_mm512_add_epi32(_mm512_add_epi32(u, odd), _mm512_set1_epi32(0x7fff)), 16);
   const __mmask16 nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
   const __m512i quiet = _mm512_or_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(0x40));
   return _mm512_cvtepi32_epi16(_mm512_mask_mov_epi32(rounded, nan, quiet));
@@ -71,15 +72,15 @@ inline void transpose(__m512i (&r)[kLanes]) {
   for (int i = 0; i < kLanes; ++i) r[i] = t[i];
 }
 
-// Load::k_step, Load::Element; Load::words(src, count): 16 words from up to 16 * k_step elements, zero
-// beyond `count`; Load::interleave(row0, row1, mask): one word for each of 16 lanes. Width: 16 or less,
-// or a multiple of 16.
+// Load::k_step, Load::Element; Load::words(src, count): 16 words from up to 16 * k_step elements,
+// zero beyond `count`; Load::interleave(row0, row1, mask): one word for each of 16 lanes. Width: 16
+// or less, or a multiple of 16.
 //
-// Words of 16 groups from kRows rows (0: from num_rows, fewer than 16), transposed: r[g] is group g. The
-// usual counts are constants so that everything stays in registers.
+// Words of 16 groups from kRows rows (0: from num_rows, fewer than 16), transposed: r[g] is group
+// g. The usual counts are constants so that everything stays in registers.
 template <typename Load, int kRows>
-inline void load_transposed(const typename Load::Element* rows, int64_t ld, int64_t num_rows, int64_t count,
-                            __m512i (&r)[kLanes]) {
+inline void load_transposed(const typename Load::Element* rows, int64_t ld, int64_t num_rows,
+                            int64_t count, __m512i (&r)[kLanes]) {
 #pragma GCC unroll 16
   for (int i = 0; i < kLanes; ++i) {
     const bool exists = kRows > 0 ? i < kRows : i < num_rows;
@@ -89,30 +90,34 @@ inline void load_transposed(const typename Load::Element* rows, int64_t ld, int6
 }
 
 template <typename Load, int kRows>
-inline void pack_16_lanes(const typename Load::Element* rows, int64_t ld, int64_t num_rows, int64_t k, int64_t width,
-                          __mmask16 mask, int32_t* out) {
+inline void pack_16_lanes(const typename Load::Element* rows, int64_t ld, int64_t num_rows,
+                          int64_t k, int64_t width, __mmask16 mask, int32_t* out) {
   const int64_t k_groups = (k + Load::k_step - 1) / Load::k_step;
   int64_t group = 0;
   __m512i r[kLanes];
-  // A narrow panel's rows of words are written whole: the next row overwrites what spills over, and only
-  // the last of a call must not spill.
+  // A narrow panel's rows of words are written whole: the next row overwrites what spills over, and
+  // only the last of a call must not spill.
   for (; k_groups - group > kLanes; group += kLanes) {
-    load_transposed<Load, kRows>(rows + group * Load::k_step, ld, num_rows, kLanes * Load::k_step, r);
+    load_transposed<Load, kRows>(rows + group * Load::k_step, ld, num_rows, kLanes * Load::k_step,
+                                 r);
 #pragma GCC unroll 16
     for (int i = 0; i < kLanes; ++i) _mm512_storeu_si512(out + (group + i) * width, r[i]);
   }
   if (group >= k_groups) return;
-  load_transposed<Load, kRows>(rows + group * Load::k_step, ld, num_rows, k - group * Load::k_step, r);
+  load_transposed<Load, kRows>(rows + group * Load::k_step, ld, num_rows, k - group * Load::k_step,
+                               r);
   alignas(64) int32_t tail[kLanes][kLanes];
 #pragma GCC unroll 16
   for (int i = 0; i < kLanes; ++i) _mm512_store_si512(tail[i], r[i]);
   const int64_t last = k_groups - group - 1;
-  for (int64_t i = 0; i < last; ++i) _mm512_storeu_si512(out + (group + i) * width, _mm512_load_si512(tail[i]));
+  for (int64_t i = 0; i < last; ++i)
+    _mm512_storeu_si512(out + (group + i) * width, _mm512_load_si512(tail[i]));
   _mm512_mask_storeu_epi32(out + (group + last) * width, mask, _mm512_load_si512(tail[last]));
 }
 
 template <typename Load>
-void pack_k_contiguous(const void* src, int64_t ld, int64_t lanes, int64_t k, int64_t width, void* panel) {
+void pack_k_contiguous(const void* src, int64_t ld, int64_t lanes, int64_t k, int64_t width,
+                       void* panel) {
   for (int64_t lane = 0; lane < width; lane += kLanes) {
     const auto* rows = static_cast<const typename Load::Element*>(src) + lane * ld;
     int32_t* out = static_cast<int32_t*>(panel) + lane;
@@ -129,14 +134,16 @@ void pack_k_contiguous(const void* src, int64_t ld, int64_t lanes, int64_t k, in
 }
 
 template <typename Load>
-void pack_lane_contiguous(const void* src, int64_t ld, int64_t lanes, int64_t k, int64_t width, void* panel) {
+void pack_lane_contiguous(const void* src, int64_t ld, int64_t lanes, int64_t k, int64_t width,
+                          void* panel) {
   using Element = typename Load::Element;
   const Element* row = static_cast<const Element*>(src);
   int32_t* out = static_cast<int32_t*>(panel);
   for (int64_t i = 0; i < k; i += Load::k_step, row += Load::k_step * ld, out += width) {
     const Element* next = Load::k_step == 2 && i + 1 < k ? row + ld : nullptr;
     for (int64_t lane = 0; lane < width; lane += kLanes) {
-      const __m512i words = Load::interleave(row + lane, next == nullptr ? nullptr : next + lane, lane_mask(lanes - lane));
+      const __m512i words = Load::interleave(row + lane, next == nullptr ? nullptr : next + lane,
+                                             lane_mask(lanes - lane));
       _mm512_mask_storeu_epi32(out + lane, lane_mask(width - lane), words);
     }
   }

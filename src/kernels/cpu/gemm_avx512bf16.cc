@@ -1,10 +1,11 @@
-// bf16 products with VDPBF16PS: two products and two additions per lane, 64 FLOP an instruction, at the
-// rate of an fp32 FMA on Zen 4, so twice the fp32 peak. Panels hold pairs along k.
+// bf16 products with VDPBF16PS: two products and two additions per lane, 64 FLOP an instruction, at
+// the rate of an fp32 FMA on Zen 4, so twice the fp32 peak. Panels hold pairs along k.
 //
 // What the instruction does to the numbers: sum = fma(a1, b1, fma(a0, b0, sum)) up to the order and
 // rounding inside the pair (each step rounds to nearest even), and denormal
-// inputs and results are taken as zero. So the error bound of a sum of k products in fp32 holds, plus k
-// times the smallest normal number. fp32 sources (attention's probabilities) are rounded while packed.
+// inputs and results are taken as zero. So the error bound of a sum of k products in fp32 holds,
+// plus k times the smallest normal number. fp32 sources (attention's probabilities) are rounded
+// while packed.
 #include "kernels/cpu/gemm_avx512.h"
 
 namespace fathom::cpu {
@@ -17,7 +18,8 @@ struct DotOps {
 };
 
 inline __m512i interleave_words(__m256i even, __m256i odd) {
-  return _mm512_or_si512(_mm512_cvtepu16_epi32(even), _mm512_slli_epi32(_mm512_cvtepu16_epi32(odd), 16));
+  return _mm512_or_si512(_mm512_cvtepu16_epi32(even),
+                         _mm512_slli_epi32(_mm512_cvtepu16_epi32(odd), 16));
 }
 
 struct Bf16Pairs {
@@ -29,7 +31,8 @@ struct Bf16Pairs {
   }
   static __m512i interleave(const uint16_t* row, const uint16_t* next, __mmask16 mask) {
     const __m256i even = _mm256_maskz_loadu_epi16(mask, row);
-    const __m256i odd = next == nullptr ? _mm256_setzero_si256() : _mm256_maskz_loadu_epi16(mask, next);
+    const __m256i odd =
+        next == nullptr ? _mm256_setzero_si256() : _mm256_maskz_loadu_epi16(mask, next);
     return interleave_words(even, odd);
   }
 };
@@ -46,7 +49,8 @@ struct RoundedPairs {
     return (__m512i)_mm512_cvtne2ps_pbh(high, low);
   }
   static __m512i interleave(const float* row, const float* next, __mmask16 mask) {
-    return interleave_words(round(row, mask), next == nullptr ? _mm256_setzero_si256() : round(next, mask));
+    return interleave_words(round(row, mask),
+                            next == nullptr ? _mm256_setzero_si256() : round(next, mask));
   }
 };
 

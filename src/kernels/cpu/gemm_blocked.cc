@@ -1,20 +1,22 @@
 // Blocked matrix products (Goto & van de Geijn 2008), dense and grouped.
 //
-// The limit. A product of m, n, k does 2 m n k operations on 2 (m k + k n) bytes of bf16 and 2..4 m n of
-// output; at m = 4096, n = 1024, k = 512 that is 300 FLOP a byte, so the multiplier bounds it: one
-// 512-bit FMA (32 FLOP) or VDPBF16PS (64 FLOP) a cycle, measured 117 and 234 GFLOP/s a core at 3.66 GHz.
-// Below about 16 rows the weights bound it: each is read once from memory for 2 m operations.
+// The limit. A product of m, n, k does 2 m n k operations on 2 (m k + k n) bytes of bf16 and 2..4 m
+// n of output; at m = 4096, n = 1024, k = 512 that is 300 FLOP a byte, so the multiplier bounds it:
+// one 512-bit FMA (32 FLOP) or VDPBF16PS (64 FLOP) a cycle, measured 117 and 234 GFLOP/s a core
+// at 3.66 GHz. Below about 16 rows the weights bound it: each is read once from memory for 2 m
+// operations.
 //
-// The plan. Of each product the smaller operand is packed once, in parallel, and shared by all threads;
-// the other is cut into blocks of panels, and the thread that takes a block packs it, k block by k block,
-// into its own second-level cache and multiplies it with all of the shared operand. So with many rows the
-// weights are packed once and rows are handed out, and with few rows (decoding) the rows are packed once
-// and the weights stream through once, panel by panel. Rejected: always packing b first, which reads
-// weights twice when there are few rows; a separate matrix-vector path, whose order of summation would make a
-// token's result depend on how many others are in the batch.
+// The plan. Of each product the smaller operand is packed once, in parallel, and shared by all
+// threads; the other is cut into blocks of panels, and the thread that takes a block packs it, k
+// block by k block, into its own second-level cache and multiplies it with all of the shared
+// operand. So with many rows the weights are packed once and rows are handed out, and with few rows
+// (decoding) the rows are packed once and the weights stream through once, panel by panel.
+// Rejected: always packing b first, which reads weights twice when there are few rows; a separate
+// matrix-vector path, whose order of summation would make a token's result depend on how many
+// others are in the batch.
 //
-// A list of products (experts) becomes batches of jobs that share one packing loop and one multiplying
-// loop, so that ragged experts balance across threads without a barrier between them.
+// A list of products (experts) becomes batches of jobs that share one packing loop and one
+// multiplying loop, so that ragged experts balance across threads without a barrier between them.
 #include "kernels/cpu/gemm_blocked.h"
 
 #include <algorithm>
@@ -51,9 +53,9 @@ struct Job {
   const Product* product = nullptr;
   Side own, shared;
   bool b_shared = false;
-  int64_t shared_lane = 0;     // of the product: where `shared` begins
+  int64_t shared_lane = 0;  // of the product: where `shared` begins
   std::byte* packed = nullptr;
-  int64_t block_panels = 0;    // own panels of an item
+  int64_t block_panels = 0;  // own panels of an item
   int64_t num_blocks = 0, num_parts = 0, part_panels = 0;
   int64_t first_item = 0, first_pack = 0;
 };
@@ -74,13 +76,15 @@ class Multiplier {
   void pack(const Side& s, int64_t panel, int64_t k_begin, int64_t k_count, std::byte* out) const;
   // Where a shared panel's block of k lies.
   std::byte* shared_panel(const Job& job, int64_t panel, int64_t k_begin, int64_t k_count) const {
-    return job.packed + panel_bytes(job.shared, k_begin) * job.shared.num_panels() + panel_bytes(job.shared, k_count) * panel;
+    return job.packed + panel_bytes(job.shared, k_begin) * job.shared.num_panels() +
+           panel_bytes(job.shared, k_count) * panel;
   }
   void run_batch(Job* jobs, int64_t num_jobs);
   void pack_shared(const Job& job, int64_t panel) const;
   void run_item(const Job& job, int64_t item, int thread_idx) const;
-  void run_tile(const Job& job, int64_t own_panel, const std::byte* own, int64_t shared_panel_idx, int64_t k_begin,
-                int64_t k_count, float* partial, int64_t partial_own, int64_t partial_shared, int64_t ld_partial) const;
+  void run_tile(const Job& job, int64_t own_panel, const std::byte* own, int64_t shared_panel_idx,
+                int64_t k_begin, int64_t k_count, float* partial, int64_t partial_own,
+                int64_t partial_shared, int64_t ld_partial) const;
 
   Context& ctx_;
   const GemmKernels& kernels_;
@@ -107,7 +111,8 @@ Job Multiplier::make_job(const Product& p, int64_t shared_lane) const {
   job.own = side(p, !job.b_shared);
   job.shared = side(p, job.b_shared);
   job.shared_lane = shared_lane;
-  const int64_t max_panels = std::max<int64_t>(1, kind_.shared_panel_bytes / std::max<int64_t>(1, panel_bytes(job.shared, p.k)));
+  const int64_t max_panels = std::max<int64_t>(
+      1, kind_.shared_panel_bytes / std::max<int64_t>(1, panel_bytes(job.shared, p.k)));
   job.shared.data = static_cast<const std::byte*>(job.shared.at(shared_lane, 0));
   job.shared.lanes = std::min(job.shared.lanes - shared_lane, max_panels * job.shared.width);
   return job;
@@ -115,8 +120,8 @@ Job Multiplier::make_job(const Product& p, int64_t shared_lane) const {
 
 void Multiplier::run(const Product* products, int64_t num_products) {
   Scratch::Mark mark(ctx_.scratch());
-  Job* jobs = reinterpret_cast<Job*>(
-      ctx_.scratch().allocate<uint8_t>(num_products * static_cast<int64_t>(sizeof(Job)), "gemm_jobs"));
+  Job* jobs = reinterpret_cast<Job*>(ctx_.scratch().allocate<uint8_t>(
+      num_products * static_cast<int64_t>(sizeof(Job)), "gemm_jobs"));
   int64_t num_jobs = 0, batch_bytes = 0;
   for (int64_t i = 0; i < num_products; ++i) {
     const Product& p = products[i];
@@ -140,29 +145,35 @@ void Multiplier::run(const Product* products, int64_t num_products) {
 void Multiplier::run_batch(Job* jobs, int64_t num_jobs) {
   Scratch::Mark mark(ctx_.scratch());
   int64_t total_work = 0;  // own panels, weighted by the shared panels that each is multiplied with
-  for (int64_t j = 0; j < num_jobs; ++j) total_work += jobs[j].own.num_panels() * jobs[j].shared.num_panels();
+  for (int64_t j = 0; j < num_jobs; ++j)
+    total_work += jobs[j].own.num_panels() * jobs[j].shared.num_panels();
   const int num_threads = ctx_.threads().num_threads();
-  const int64_t item_work = num_threads == 1 ? total_work : div_up(total_work, num_threads * kItemsPerThread);
+  const int64_t item_work =
+      num_threads == 1 ? total_work : div_up(total_work, num_threads * kItemsPerThread);
   int64_t num_items = 0, num_packs = 0;
   for (int64_t j = 0; j < num_jobs; ++j) {
     Job& job = jobs[j];
-    const int64_t k = job.product->k, own_panels = job.own.num_panels(), shared_panels = job.shared.num_panels();
+    const int64_t k = job.product->k, own_panels = job.own.num_panels(),
+                  shared_panels = job.shared.num_panels();
     const int64_t max_block = (job.b_shared ? kMaxBlockRows : kMaxBlockCols) / job.own.width;
     const int64_t block = std::clamp<int64_t>(item_work / shared_panels, 1, max_block);
     job.num_blocks = div_up(own_panels, block);
     job.block_panels = div_up(own_panels, job.num_blocks);
     job.num_blocks = div_up(own_panels, job.block_panels);
-    job.part_panels = kind_.c_bf16 && k > kBlockK ? kPartialLanes / job.shared.width : shared_panels;
+    job.part_panels =
+        kind_.c_bf16 && k > kBlockK ? kPartialLanes / job.shared.width : shared_panels;
     job.num_parts = div_up(shared_panels, job.part_panels);
     job.first_item = num_items;
     job.first_pack = num_packs;
     num_items += job.num_blocks * job.num_parts;
     num_packs += shared_panels;
-    job.packed = reinterpret_cast<std::byte*>(
-        ctx_.scratch().allocate<uint8_t>(shared_panels * panel_bytes(job.shared, k), "gemm_shared_panels"));
+    job.packed = reinterpret_cast<std::byte*>(ctx_.scratch().allocate<uint8_t>(
+        shared_panels * panel_bytes(job.shared, k), "gemm_shared_panels"));
   }
   const auto job_of = [&](int64_t Job::*first, int64_t index) -> const Job& {
-    return *(std::upper_bound(jobs, jobs + num_jobs, index, [&](int64_t i, const Job& job) { return i < job.*first; }) - 1);
+    return *(std::upper_bound(jobs, jobs + num_jobs, index,
+                              [&](int64_t i, const Job& job) { return i < job.*first; }) -
+             1);
   };
   ctx_.threads().parallel_for(num_packs, [&](int64_t i, int) {
     const Job& job = job_of(&Job::first_pack, i);
@@ -174,9 +185,11 @@ void Multiplier::run_batch(Job* jobs, int64_t num_jobs) {
   });
 }
 
-void Multiplier::pack(const Side& s, int64_t panel, int64_t k_begin, int64_t k_count, std::byte* out) const {
+void Multiplier::pack(const Side& s, int64_t panel, int64_t k_begin, int64_t k_count,
+                      std::byte* out) const {
   const int64_t lane = panel * s.width, lanes = std::min(s.width, s.lanes - lane);
-  const PackFunction function = (s.k_contiguous ? kernels_.pack_k_contiguous : kernels_.pack_lane_contiguous)[s.bf16];
+  const PackFunction function =
+      (s.k_contiguous ? kernels_.pack_k_contiguous : kernels_.pack_lane_contiguous)[s.bf16];
   function(s.at(lane, k_begin), s.ld, lanes, k_count, s.width, out);
 }
 
@@ -202,10 +215,13 @@ void Multiplier::run_item(const Job& job, int64_t item, int thread_idx) const {
   auto* own = reinterpret_cast<std::byte*>(scratch.allocate<uint8_t>(
       (own_end - own_begin) * panel_bytes(job.own, std::min(k, kBlockK)), "gemm_own_panels"));
   const bool needs_partial = kind_.c_bf16 && k > kBlockK;
-  float* partial = needs_partial ? scratch.allocate<float>(own_lanes * shared_lanes, "gemm_partial_sums") : nullptr;
+  float* partial = needs_partial
+                       ? scratch.allocate<float>(own_lanes * shared_lanes, "gemm_partial_sums")
+                       : nullptr;
   const int64_t ld_partial = job.b_shared ? shared_lanes : own_lanes;
 
-  const auto tile = [&](int64_t o, int64_t s, int64_t k_begin, int64_t k_count, int64_t own_panel_bytes) {
+  const auto tile = [&](int64_t o, int64_t s, int64_t k_begin, int64_t k_count,
+                        int64_t own_panel_bytes) {
     run_tile(job, o, own + (o - own_begin) * own_panel_bytes, s, k_begin, k_count, partial,
              (o - own_begin) * job.own.width, (s - shared_begin) * job.shared.width, ld_partial);
   };
@@ -213,11 +229,13 @@ void Multiplier::run_item(const Job& job, int64_t item, int thread_idx) const {
   for (int64_t k_begin = 0; k_begin == 0 || k_begin < k; k_begin += kBlockK) {
     const int64_t k_count = std::min(kBlockK, k - k_begin);
     const int64_t own_panel_bytes = panel_bytes(job.own, k_count);
-    const bool few_shared = shared_end - shared_begin <= 2;  // use the own panel while it is in the first-level cache
+    const bool few_shared =
+        shared_end - shared_begin <= 2;  // use the own panel while it is in the first-level cache
     for (int64_t o = own_begin; o < own_end; ++o) {
       pack(job.own, o, k_begin, k_count, own + (o - own_begin) * own_panel_bytes);
       if (!few_shared) continue;
-      for (int64_t s = shared_begin; s < shared_end; ++s) tile(o, s, k_begin, k_count, own_panel_bytes);
+      for (int64_t s = shared_begin; s < shared_end; ++s)
+        tile(o, s, k_begin, k_count, own_panel_bytes);
     }
     if (few_shared) continue;
     for (int64_t s = shared_begin; s < shared_end; ++s) {
@@ -226,16 +244,19 @@ void Multiplier::run_item(const Job& job, int64_t item, int thread_idx) const {
   }
 }
 
-void Multiplier::run_tile(const Job& job, int64_t own_panel, const std::byte* own, int64_t shared_panel_idx,
-                          int64_t k_begin, int64_t k_count, float* partial, int64_t partial_own, int64_t partial_shared,
+void Multiplier::run_tile(const Job& job, int64_t own_panel, const std::byte* own,
+                          int64_t shared_panel_idx, int64_t k_begin, int64_t k_count,
+                          float* partial, int64_t partial_own, int64_t partial_shared,
                           int64_t ld_partial) const {
   const Product& p = *job.product;
   const std::byte* shared = shared_panel(job, shared_panel_idx, k_begin, k_count);
-  const int64_t own_lane = own_panel * job.own.width, own_lanes = std::min(job.own.width, job.own.lanes - own_lane);
+  const int64_t own_lane = own_panel * job.own.width,
+                own_lanes = std::min(job.own.width, job.own.lanes - own_lane);
   const int64_t part_lane = shared_panel_idx * job.shared.width;
   const int64_t shared_lanes = std::min(job.shared.width, job.shared.lanes - part_lane);
   const int64_t shared_lane = job.shared_lane + part_lane;
-  const int64_t row = job.b_shared ? own_lane : shared_lane, col = job.b_shared ? shared_lane : own_lane;
+  const int64_t row = job.b_shared ? own_lane : shared_lane,
+                col = job.b_shared ? shared_lane : own_lane;
 
   GemmTile t;
   t.a = job.b_shared ? own : shared;
@@ -250,7 +271,8 @@ void Multiplier::run_tile(const Job& job, int64_t own_panel, const std::byte* ow
     t.c_bf16 = kind_.c_bf16;
     t.add_c = kind_.accumulate || !first;
   } else {
-    float* sums = partial + (job.b_shared ? partial_own * ld_partial + partial_shared : partial_shared * ld_partial + partial_own);
+    float* sums = partial + (job.b_shared ? partial_own * ld_partial + partial_shared
+                                          : partial_shared * ld_partial + partial_own);
     t.init = first ? nullptr : sums;
     t.ld_init = ld_partial;
     t.c = last ? static_cast<void*>(static_cast<uint16_t*>(p.c) + row * p.ldc + col) : sums;
@@ -263,8 +285,8 @@ void Multiplier::run_tile(const Job& job, int64_t own_panel, const std::byte* ow
 
 }  // namespace
 
-void multiply(Context& ctx, const GemmKernels& kernels, const ProductKind& kind, const Product* products,
-              int64_t num_products) {
+void multiply(Context& ctx, const GemmKernels& kernels, const ProductKind& kind,
+              const Product* products, int64_t num_products) {
   Multiplier(ctx, kernels, kind).run(products, num_products);
 }
 

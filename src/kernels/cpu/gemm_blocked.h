@@ -28,7 +28,7 @@ struct ProductKind {
 };
 
 // All products of the list, which write disjoint tensors.
-void multiply(Context& ctx, const GemmKernels& kernels, const ProductKind& kind, const Product* products,
-              int64_t num_products);
+void multiply(Context& ctx, const GemmKernels& kernels, const ProductKind& kind,
+              const Product* products, int64_t num_products);
 
 }  // namespace fathom::cpu

@@ -1,41 +1,43 @@
-// What the blocked matrix product needs from an instruction set: packing into panels and one register
-// tile. A plain struct of function pointers, so that blocking and threading (gemm_blocked.cc,
-// attention.cc) are compiled once, for the baseline, and the instruction-set files hold nothing but
-// loops over intrinsics. Those files include no header with inline functions of the project: the linker
-// keeps one copy of an inline function, and it could be the one compiled for a processor that is not
-// there.
+// What the blocked matrix product needs from an instruction set: packing into panels and one
+// register tile. A plain struct of function pointers, so that blocking and threading
+// (gemm_blocked.cc, attention.cc) are compiled once, for the baseline, and the instruction-set
+// files hold nothing but loops over intrinsics. Those files include no header with inline functions
+// of the project: the linker keeps one copy of an inline function, and it could be the one compiled
+// for a processor that is not there.
 //
-// Panels. An operand is cut into panels of `width` lanes (rows of a, columns of b; width = mr or nr),
-// and a panel lies as [k_groups][width][k_step]: everything that one step of the register tile reads is
-// contiguous. Lanes beyond the operand and the odd tail of k are zero.
+// Panels. An operand is cut into panels of `width` lanes (rows of a, columns of b; width = mr or
+// nr), and a panel lies as [k_groups][width][k_step]: everything that one step of the register tile
+// reads is contiguous. Lanes beyond the operand and the odd tail of k are zero.
 //
-// Order of summation. An element of c is the sum over blocks of kBlockK of the sum within the block in
-// ascending k, whatever the layout, the number of rows, the tile it falls into or the number of threads:
-// the same row gives the same bits alone and in a batch.
+// Order of summation. An element of c is the sum over blocks of kBlockK of the sum within the block
+// in ascending k, whatever the layout, the number of rows, the tile it falls into or the number of
+// threads: the same row gives the same bits alone and in a batch.
 #pragma once
 
 #include <cstdint>
 
 namespace fathom::cpu {
 
-// A panel of 32 columns of a block takes 32 KiB in bf16 and 64 KiB in fp32, and one of 14 rows 14 or 28.
+// A panel of 32 columns of a block takes 32 KiB in bf16 and 64 KiB in fp32, and one of 14 rows 14
+// or 28.
 inline constexpr int64_t kBlockK = 512;
 
 struct GemmTile {
   const void* a = nullptr;  // one panel of mr rows
   const void* b = nullptr;  // one panel of nr columns
   int64_t k_groups = 0;
-  int64_t rows = 0, cols = 0;      // of c that exist: 1..mr, 1..nr
-  const float* init = nullptr;     // fp32 partial sums to add; may be null
+  int64_t rows = 0, cols = 0;   // of c that exist: 1..mr, 1..nr
+  const float* init = nullptr;  // fp32 partial sums to add; may be null
   int64_t ld_init = 0;
   void* c = nullptr;
   int64_t ldc = 0;
   bool c_bf16 = false;
-  bool add_c = false;              // c += in fp32, rounded once
+  bool add_c = false;  // c += in fp32, rounded once
 };
 
 // Packs `lanes` <= width lanes of k elements each.
-using PackFunction = void (*)(const void* src, int64_t ld, int64_t lanes, int64_t k, int64_t width, void* panel);
+using PackFunction = void (*)(const void* src, int64_t ld, int64_t lanes, int64_t k, int64_t width,
+                              void* panel);
 
 struct GemmKernels {
   int64_t mr, nr;

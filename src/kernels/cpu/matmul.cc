@@ -12,7 +12,8 @@ ProductKind kind_of(GemmLayout layout, const TensorView& a, const TensorView& c,
 }
 
 // A dimension of one element may carry any stride; kernels then never use it.
-Product product_of(GemmLayout layout, const TensorView& a, const TensorView& b, const TensorView& c) {
+Product product_of(GemmLayout layout, const TensorView& a, const TensorView& b,
+                   const TensorView& c) {
   Product p;
   p.a = a.data;
   p.b = b.data;
@@ -33,8 +34,8 @@ void gemm(Context& ctx, const GemmKernels& kernels, const GemmParams& p) {
 
 void grouped_gemm(Context& ctx, const GemmKernels& kernels, const GroupedGemmParams& p) {
   Scratch::Mark mark(ctx.scratch());
-  auto* products = reinterpret_cast<Product*>(
-      ctx.scratch().allocate<uint8_t>(p.num_experts * static_cast<int64_t>(sizeof(Product)), "grouped_gemm_products"));
+  auto* products = reinterpret_cast<Product*>(ctx.scratch().allocate<uint8_t>(
+      p.num_experts * static_cast<int64_t>(sizeof(Product)), "grouped_gemm_products"));
   const bool weight_gradient = p.layout == GemmLayout::kTn;
   for (int64_t e = 0; e < p.num_experts; ++e) {
     const int64_t begin = p.offsets[e], count = p.offsets[e + 1] - begin;
@@ -55,8 +56,14 @@ bool grouped_gemm_bf16_supports(const GroupedGemmParams& p) { return p.a.dtype =
 void gemm_avx2(Context& ctx, const GemmParams& p) { gemm(ctx, kGemmAvx2, p); }
 void gemm_avx512(Context& ctx, const GemmParams& p) { gemm(ctx, kGemmAvx512, p); }
 void gemm_avx512bf16(Context& ctx, const GemmParams& p) { gemm(ctx, kGemmAvx512Bf16, p); }
-void grouped_gemm_avx2(Context& ctx, const GroupedGemmParams& p) { grouped_gemm(ctx, kGemmAvx2, p); }
-void grouped_gemm_avx512(Context& ctx, const GroupedGemmParams& p) { grouped_gemm(ctx, kGemmAvx512, p); }
-void grouped_gemm_avx512bf16(Context& ctx, const GroupedGemmParams& p) { grouped_gemm(ctx, kGemmAvx512Bf16, p); }
+void grouped_gemm_avx2(Context& ctx, const GroupedGemmParams& p) {
+  grouped_gemm(ctx, kGemmAvx2, p);
+}
+void grouped_gemm_avx512(Context& ctx, const GroupedGemmParams& p) {
+  grouped_gemm(ctx, kGemmAvx512, p);
+}
+void grouped_gemm_avx512bf16(Context& ctx, const GroupedGemmParams& p) {
+  grouped_gemm(ctx, kGemmAvx512Bf16, p);
+}
 
 }  // namespace fathom::cpu

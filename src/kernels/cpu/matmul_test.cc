@@ -1,6 +1,6 @@
 // Every entry of gemm and grouped_gemm against sums in float64, for sizes around every tile edge.
-// Inputs lie in wider tensors whose other columns are NaN, outputs and scratch start as NaN, so whatever
-// is read or left out beside the operands shows.
+// Inputs lie in wider tensors whose other columns are NaN, outputs and scratch start as NaN, so
+// whatever is read or left out beside the operands shows.
 #include <algorithm>
 #include <cmath>
 
@@ -13,7 +13,8 @@ namespace {
 struct Types {
   DType in, out;
 };
-constexpr Types kTypes[] = {{DType::kF32, DType::kF32}, {DType::kBF16, DType::kBF16}, {DType::kBF16, DType::kF32}};
+constexpr Types kTypes[] = {
+    {DType::kF32, DType::kF32}, {DType::kBF16, DType::kBF16}, {DType::kBF16, DType::kF32}};
 constexpr GemmLayout kLayouts[] = {GemmLayout::kNt, GemmLayout::kNn, GemmLayout::kTn};
 constexpr double kOld = 0.75;  // what c holds before an accumulating product
 
@@ -21,8 +22,10 @@ constexpr double kOld = 0.75;  // what c holds before an accumulating product
 struct Expected {
   std::vector<double> c, magnitude;
 };
-Expected multiply_f64(GemmLayout layout, const double* a, const double* b, int64_t m, int64_t n, int64_t k) {
-  Expected e{std::vector<double>(static_cast<size_t>(m * n)), std::vector<double>(static_cast<size_t>(m * n))};
+Expected multiply_f64(GemmLayout layout, const double* a, const double* b, int64_t m, int64_t n,
+                      int64_t k) {
+  Expected e{std::vector<double>(static_cast<size_t>(m * n)),
+             std::vector<double>(static_cast<size_t>(m * n))};
   for (int64_t l = 0; l < k; ++l) {
     for (int64_t i = 0; i < m; ++i) {
       const double av = layout == GemmLayout::kTn ? a[l * m + i] : a[i * k + l];
@@ -36,16 +39,18 @@ Expected multiply_f64(GemmLayout layout, const double* a, const double* b, int64
   return e;
 }
 
-// A sum of k products in fp32, in any order, is off by at most k 2^-24 times the sum of magnitudes (to
-// first order; VDPBF16PS takes denormals as zero, which adds k 2^-126), adding the old value rounds once
-// more, and so does the output format.
+// A sum of k products in fp32, in any order, is off by at most k 2^-24 times the sum of magnitudes
+// (to first order; VDPBF16PS takes denormals as zero, which adds k 2^-126), adding the old value
+// rounds once more, and so does the output format.
 double tolerance(double value, double magnitude, const Types& types, int64_t k, bool accumulate) {
-  const double sum = 0x1p-24 * (static_cast<double>(k + 2) * magnitude + (accumulate ? std::fabs(value) : 0));
+  const double sum =
+      0x1p-24 * (static_cast<double>(k + 2) * magnitude + (accumulate ? std::fabs(value) : 0));
   return sum + unit_roundoff(types.out) * 1.01 * std::fabs(value) + 0x1p-110;
 }
 
 // The largest error in units of its tolerance.
-double margin_of(const Operand& c, const Expected& e, const Types& types, int64_t k, bool accumulate) {
+double margin_of(const Operand& c, const Expected& e, const Types& types, int64_t k,
+                 bool accumulate) {
   std::vector<double> want, tolerances;
   for (size_t i = 0; i < e.c.size(); ++i) {
     want.push_back(e.c[i] + (accumulate ? kOld : 0));
@@ -59,9 +64,11 @@ struct Sizes {
 };
 
 std::vector<Sizes> edge_sizes() {
-  std::vector<Sizes> sizes = {{1, 1, 1},   {0, 3, 2},    {3, 0, 2},     {4, 5, 0},     {1, 257, 513}, {1, 40, 1026},
-                              {200, 33, 5}, {30, 200, 7}, {15, 17, 1025}, {70, 70, 1100}, {29, 600, 515}};
-  const int64_t edges[] = {1, 2, 3, 7, 8, 13, 14, 15, 16, 17, 31, 32, 33, 47, 48, 49, 63, 64, 65, 127, 128, 129};
+  std::vector<Sizes> sizes = {{1, 1, 1},      {0, 3, 2},      {3, 0, 2},     {4, 5, 0},
+                              {1, 257, 513},  {1, 40, 1026},  {200, 33, 5},  {30, 200, 7},
+                              {15, 17, 1025}, {70, 70, 1100}, {29, 600, 515}};
+  const int64_t edges[] = {1,  2,  3,  7,  8,  13, 14, 15, 16,  17,  31,
+                           32, 33, 47, 48, 49, 63, 64, 65, 127, 128, 129};
   const Random random(5, RandomPurpose::kTest);
   for (uint64_t i = 0; i < 24; ++i) {
     const auto pick = [&](uint64_t j) { return edges[random.below(3 * i + j, std::size(edges))]; };
@@ -97,20 +104,25 @@ TEST_P(Gemm, EveryEntryMatchesFloat64AtEveryEdge) {
   for (const Types& types : kTypes) {
     for (const Sizes& s : edge_sizes()) {
       const Operands in(layout, types, s);
-      const Expected e = multiply_f64(layout, in.a.values().data(), in.b.values().data(), s.m, s.n, s.k);
+      const Expected e =
+          multiply_f64(layout, in.a.values().data(), in.b.values().data(), s.m, s.n, s.k);
       for (const bool accumulate : {false, true}) {
-        for (const auto& entry : fast_entries(GemmParams{layout, in.a.view(), in.b.view(), TensorView{}})) {
+        for (const auto& entry :
+             fast_entries(GemmParams{layout, in.a.view(), in.b.view(), TensorView{}})) {
           Operand c = output(types.out, s, accumulate), again = output(types.out, s, accumulate);
           poison_scratch(one);
           poison_scratch(two);
           entry.run(one, {layout, in.a.view(), in.b.view(), c.view(), accumulate});
           entry.run(two, {layout, in.a.view(), in.b.view(), again.view(), accumulate});
           const double margin = margin_of(c, e, types, s.k, accumulate);
-          ASSERT_LE(margin, 1) << entry.name << " m " << s.m << " n " << s.n << " k " << s.k << " out "
-                               << dtype_name(types.out) << " accumulate " << accumulate;
-          ASSERT_TRUE(c.untouched_beside()) << entry.name << " m " << s.m << " n " << s.n << " k " << s.k;
-          ASSERT_EQ(c.bytes(), again.bytes()) << entry.name << ": bits depend on the number of threads";
-          if (types.out == DType::kF32) worst = std::max(worst, margin);  // bf16 reaches half a unit by rounding
+          ASSERT_LE(margin, 1) << entry.name << " m " << s.m << " n " << s.n << " k " << s.k
+                               << " out " << dtype_name(types.out) << " accumulate " << accumulate;
+          ASSERT_TRUE(c.untouched_beside())
+              << entry.name << " m " << s.m << " n " << s.n << " k " << s.k;
+          ASSERT_EQ(c.bytes(), again.bytes())
+              << entry.name << ": bits depend on the number of threads";
+          if (types.out == DType::kF32)
+            worst = std::max(worst, margin);  // bf16 reaches half a unit by rounding
           ++num_runs;
         }
       }
@@ -129,14 +141,16 @@ TEST_P(Gemm, ComparisonSeesMistakes) {
   const auto margin = [&](const TensorView& a, const TensorView& b, bool accumulate) {
     Operand c = output(types.out, s, false);
     gemm(ctx, {layout, a, b, c.view()});
-    return margin_of(c, multiply_f64(layout, in.a.values().data(), in.b.values().data(), s.m, s.n, s.k), types, s.k,
-                        accumulate);
+    return margin_of(
+        c, multiply_f64(layout, in.a.values().data(), in.b.values().data(), s.m, s.n, s.k), types,
+        s.k, accumulate);
   };
   EXPECT_LE(margin(in.a.view(), in.b.view(), false), 1);
   EXPECT_GT(margin(in.a.view(), in.b.view(), true), 1);
   const bool k_first_a = layout == GemmLayout::kTn, k_first_b = layout != GemmLayout::kNt;
   EXPECT_GT(margin(k_first_a ? in.a.view().rows(0, 32) : in.a.view().columns(0, 32),
-                   k_first_b ? in.b.view().rows(0, 32) : in.b.view().columns(0, 32), false), 1);
+                   k_first_b ? in.b.view().rows(0, 32) : in.b.view().columns(0, 32), false),
+            1);
   EXPECT_GT(margin(in.b.view(), in.a.view(), false), 1);
 }
 
@@ -150,7 +164,8 @@ TEST_P(Gemm, NonFiniteInputsReachTheirOutputsOnly) {
     in.a.set(layout == GemmLayout::kTn ? 3 * s.m + row : row * s.k + 3, NAN);
     in.b.set(layout == GemmLayout::kNt ? column * s.k + 8 : 8 * s.n + column, INFINITY);
     Context ctx(1);
-    for (const auto& entry : fast_entries(GemmParams{layout, in.a.view(), in.b.view(), TensorView{}})) {
+    for (const auto& entry :
+         fast_entries(GemmParams{layout, in.a.view(), in.b.view(), TensorView{}})) {
       Operand c = output(types.out, s, false);
       entry.run(ctx, {layout, in.a.view(), in.b.view(), c.view()});
       for (int64_t i = 0; i < s.m; ++i) {
@@ -170,7 +185,8 @@ TEST(GemmInvariance, ARowDoesNotDependOnTheOthers) {
   for (const Types& types : kTypes) {
     const Operands in(GemmLayout::kNt, types, s);
     Context ctx(2);
-    for (const auto& entry : fast_entries(GemmParams{GemmLayout::kNt, in.a.view(), in.b.view(), TensorView{}})) {
+    for (const auto& entry :
+         fast_entries(GemmParams{GemmLayout::kNt, in.a.view(), in.b.view(), TensorView{}})) {
       Operand all = output(types.out, s, false);
       entry.run(ctx, {GemmLayout::kNt, in.a.view(), in.b.view(), all.view()});
       for (const int64_t count : {1, 3, 16, 140}) {
@@ -195,10 +211,12 @@ TEST(GemmBatches, SmallBudgetGivesTheSameBits) {
     const Operands in(layout, kTypes[1], s);
     Operand whole = output(DType::kBF16, s, false), cut = output(DType::kBF16, s, false);
     const auto run = [&](Operand& c, int64_t budget) {
-      cpu::Product p{in.a.view().data, in.b.view().data, c.view().data, s.m, s.n, s.k, in.a.view().stride[0],
-                     in.b.view().stride[0], c.view().stride[0]};
-      cpu::multiply(ctx, cpu::kGemmAvx2,
-                    {.layout = layout, .input_bf16 = true, .c_bf16 = true, .shared_panel_bytes = budget}, &p, 1);
+      cpu::Product p{in.a.view().data,      in.b.view().data,      c.view().data,     s.m, s.n, s.k,
+                     in.a.view().stride[0], in.b.view().stride[0], c.view().stride[0]};
+      cpu::multiply(
+          ctx, cpu::kGemmAvx2,
+          {.layout = layout, .input_bf16 = true, .c_bf16 = true, .shared_panel_bytes = budget}, &p,
+          1);
     };
     run(whole, cpu::kSharedPanelBytes);
     run(cut, 1000);
@@ -224,8 +242,11 @@ TEST_P(GroupedGemm, EveryEntryEqualsOneProductPerExpert) {
   const GemmLayout layout = GetParam();
   const bool weight_gradient = layout == GemmLayout::kTn;
   Context one(1), two(2);
-  const std::vector<std::vector<int64_t>> partitions = {
-      {0, 5, 5, 38, 39, 140}, {0, 0, 0, 77, 77, 77}, {0, 0, 0, 0, 0, 0}, {0, 1, 2, 3, 4, 5}, {0, 15, 47, 560, 561, 590}};
+  const std::vector<std::vector<int64_t>> partitions = {{0, 5, 5, 38, 39, 140},
+                                                        {0, 0, 0, 77, 77, 77},
+                                                        {0, 0, 0, 0, 0, 0},
+                                                        {0, 1, 2, 3, 4, 5},
+                                                        {0, 15, 47, 560, 561, 590}};
   for (const Types& types : kTypes) {
     for (const std::vector<int64_t>& offsets : partitions) {
       for (const auto& [n, k] : {std::pair<int64_t, int64_t>{33, 47}, {64, 14}, {1, 515}}) {
@@ -233,7 +254,8 @@ TEST_P(GroupedGemm, EveryEntryEqualsOneProductPerExpert) {
         // nt and nn: c[U, n] = a[U, k] b_e; tn: c_e[k, n] = a[U, k]^T b[U, n].
         Operand a(types.in, {rows, k}, "a");
         Operand b(types.in,
-                  {weight_gradient ? rows : num_experts * (layout == GemmLayout::kNt ? n : k), layout == GemmLayout::kNt ? k : n},
+                  {weight_gradient ? rows : num_experts * (layout == GemmLayout::kNt ? n : k),
+                   layout == GemmLayout::kNt ? k : n},
                   "b");
         a.normal(3);
         b.normal(4);
@@ -254,9 +276,12 @@ TEST_P(GroupedGemm, EveryEntryEqualsOneProductPerExpert) {
             want = output(types.out, c_sizes, accumulate);
             const GroupedGemmParams p = params(want);
             for (int64_t e = 0; e < num_experts; ++e) {
-              const int64_t begin = offsets[static_cast<size_t>(e)], count = offsets[static_cast<size_t>(e) + 1] - begin;
-              const GemmParams dense{layout, p.a.rows(begin, count), weight_gradient ? p.b.rows(begin, count) : p.b.at(e),
-                                     weight_gradient ? p.c.at(e) : p.c.rows(begin, count), accumulate};
+              const int64_t begin = offsets[static_cast<size_t>(e)],
+                            count = offsets[static_cast<size_t>(e) + 1] - begin;
+              const GemmParams dense{layout, p.a.rows(begin, count),
+                                     weight_gradient ? p.b.rows(begin, count) : p.b.at(e),
+                                     weight_gradient ? p.c.at(e) : p.c.rows(begin, count),
+                                     accumulate};
               for (const auto& dense_entry : fast_entries(dense)) {
                 if (std::string_view(dense_entry.name) == entry.name) dense_entry.run(one, dense);
               }
@@ -265,7 +290,8 @@ TEST_P(GroupedGemm, EveryEntryEqualsOneProductPerExpert) {
               Operand c = output(types.out, c_sizes, accumulate);
               poison_scratch(*ctx);
               entry.run(*ctx, params(c));
-              ASSERT_EQ(c.bytes(), want.bytes()) << entry.name << " rows " << rows << " n " << n << " k " << k;
+              ASSERT_EQ(c.bytes(), want.bytes())
+                  << entry.name << " rows " << rows << " n " << n << " k " << k;
               ASSERT_TRUE(c.untouched_beside());
             }
           }
@@ -280,7 +306,8 @@ TEST(GemmScratch, AllocatesNothingTheSecondTime) {
   const Operands in(GemmLayout::kNt, kTypes[1], {100, 90, 600});
   Operand c = output(DType::kBF16, {100, 90, 600}, false);
   gemm(ctx, {GemmLayout::kNt, in.a.view(), in.b.view(), c.view()});
-  const int64_t shared = ctx.scratch().capacity_bytes(), own = ctx.thread_scratch(0).capacity_bytes();
+  const int64_t shared = ctx.scratch().capacity_bytes(),
+                own = ctx.thread_scratch(0).capacity_bytes();
   gemm(ctx, {GemmLayout::kNt, in.a.view(), in.b.view(), c.view()});
   EXPECT_EQ(ctx.scratch().capacity_bytes(), shared);
   EXPECT_EQ(ctx.thread_scratch(0).capacity_bytes(), own);

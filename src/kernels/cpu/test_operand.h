@@ -1,5 +1,5 @@
-// What the tests of the fast kernels share: operands with NaN beside them, poisoned scratch memory, and
-// the entries that this machine can run. Not part of the library.
+// What the tests of the fast kernels share: operands with NaN beside them, poisoned scratch memory,
+// and the entries that this machine can run. Not part of the library.
 #pragma once
 
 #include <algorithm>
@@ -12,8 +12,8 @@
 
 namespace fathom {
 
-// A tensor inside a wider one whose columns on both sides stay NaN, so that an element read from beside
-// it shows in the result; elements start as NaN too.
+// A tensor inside a wider one whose columns on both sides stay NaN, so that an element read from
+// beside it shows in the result; elements start as NaN too.
 class Operand {
  public:
   static constexpr int64_t kPadding = 3;
@@ -29,7 +29,8 @@ class Operand {
   void set(int64_t i, double value) { all_.set(position(i), value); }
   Operand& normal(uint64_t seed, double deviation = 1.0) {
     const Random random(seed, RandomPurpose::kTest);
-    for (int64_t i = 0; i < size(); ++i) set(i, deviation * random.normal(static_cast<uint64_t>(i)));
+    for (int64_t i = 0; i < size(); ++i)
+      set(i, deviation * random.normal(static_cast<uint64_t>(i)));
     return *this;
   }
   Operand& fill(double value) {
@@ -56,7 +57,9 @@ class Operand {
     shape.dim[static_cast<size_t>(shape.num_dims - 1)] += 2 * kPadding;
     return shape;
   }
-  int64_t position(int64_t i) const { return i / width_ * (width_ + 2 * kPadding) + kPadding + i % width_; }
+  int64_t position(int64_t i) const {
+    return i / width_ * (width_ + 2 * kPadding) + kPadding + i % width_;
+  }
 
   int64_t width_;
   TestTensor all_;
@@ -88,7 +91,8 @@ template <typename Params>
 std::vector<KernelEntry<Params>> fast_entries(const Params& p) {
   std::vector<KernelEntry<Params>> entries;
   for (const KernelEntry<Params>& entry : kernel_entries<Params>()) {
-    if (entry.isa > IsaLevel::kReference && entry.isa <= supported_isa_levels().back() && entry.supports(p)) {
+    if (entry.isa > IsaLevel::kReference && entry.isa <= supported_isa_levels().back() &&
+        entry.supports(p)) {
       entries.push_back(entry);
     }
   }
