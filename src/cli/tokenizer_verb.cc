@@ -23,7 +23,9 @@ struct Options {
   bool jsonl = false, special = false, skip_special = false, json = false;
 };
 
-Tokenizer load(const Options& options) { return Tokenizer::load(local_file_system(), options.tokenizer); }
+Tokenizer load(const Options& options) {
+  return Tokenizer::load(local_file_system(), options.tokenizer);
+}
 
 std::string text_or_standard_input(const Options& options) {
   if (options.text) return *options.text;
@@ -43,18 +45,23 @@ int run_train(const Options& options) {
   const TrainingText text(local_file_system(), options.input);
   Context ctx(static_cast<int>(options.threads));
   const Tokenizer tokenizer = train_bpe(
-      text.documents(), {.vocab_size = options.vocab_size, .min_pair_count = options.min_pair_count}, &ctx.threads());
+      text.documents(),
+      {.vocab_size = options.vocab_size, .min_pair_count = options.min_pair_count}, &ctx.threads());
   save_tokenizer(local_file_system(), tokenizer, options.out);
   if (options.json) {
-    fmt::print("{}\n", Json{{"out", options.out}, {"bytes", text.num_bytes()}, {"documents", text.documents().size()},
-                            {"vocab_size", tokenizer.vocab_size()}, {"merges", tokenizer.definition().merges.size()}}.dump());
+    fmt::print("{}\n", Json{{"out", options.out},
+                            {"bytes", text.num_bytes()},
+                            {"documents", text.documents().size()},
+                            {"vocab_size", tokenizer.vocab_size()},
+                            {"merges", tokenizer.definition().merges.size()}}
+                           .dump());
   } else {
-    fmt::print("{}: {} tokens, {} merges, learnt from {} bytes\n", options.out, tokenizer.vocab_size(),
-               tokenizer.definition().merges.size(), text.num_bytes());
+    fmt::print("{}: {} tokens, {} merges, learnt from {} bytes\n", options.out,
+               tokenizer.vocab_size(), tokenizer.definition().merges.size(), text.num_bytes());
   }
   if (tokenizer.vocab_size() < options.vocab_size) {
-    fmt::print(stderr, "the text has no more pairs that occur {} times: {} tokens instead of {}\n", options.min_pair_count,
-               tokenizer.vocab_size(), options.vocab_size);
+    fmt::print(stderr, "the text has no more pairs that occur {} times: {} tokens instead of {}\n",
+               options.min_pair_count, tokenizer.vocab_size(), options.vocab_size);
   }
   return kExitDone;
 }
@@ -67,7 +74,8 @@ int run_encode(const Options& options) {
       return encode_json_line(tokenizer, line, encoding, where);
     });
   }
-  fmt::print("[{}]\n", fmt::join(tokenizer.encode(text_or_standard_input(options), encoding), ", "));
+  fmt::print("[{}]\n",
+             fmt::join(tokenizer.encode(text_or_standard_input(options), encoding), ", "));
   return kExitDone;
 }
 
@@ -81,11 +89,13 @@ int run_decode(const Options& options) {
   }
   const std::string text = text_or_standard_input(options);
   const Json ids = parse_json(text, "ids");
-  if (!ids.is_array()) throw_bad_input({"ids", "", describe_json(ids), "a list, as [19923, 2058]", ""});
+  if (!ids.is_array())
+    throw_bad_input({"ids", "", describe_json(ids), "a list, as [19923, 2058]", ""});
   for (const Json& id : ids) {
     if (!id.is_number_integer()) throw_bad_input({"ids", "", describe_json(id), "token ids", ""});
     if (id < 0 || id >= tokenizer.vocab_size()) {
-      throw_bad_input({"ids", "", describe_json(id), fmt::format("0 to {}", tokenizer.vocab_size() - 1), ""});
+      throw_bad_input(
+          {"ids", "", describe_json(id), fmt::format("0 to {}", tokenizer.vocab_size() - 1), ""});
     }
   }
   const std::string decoded = tokenizer.decode(ids.get<std::vector<TokenId>>(), decoding);
@@ -94,7 +104,8 @@ int run_decode(const Options& options) {
 }
 
 int show_text(const Tokenizer& tokenizer, const Options& options) {
-  const std::vector<TokenId> ids = tokenizer.encode(*options.text, {.allow_special = options.special});
+  const std::vector<TokenId> ids =
+      tokenizer.encode(*options.text, {.allow_special = options.special});
   Json tokens = Json::array();
   std::string boundaries;
   for (const TokenId id : ids) {
@@ -107,7 +118,8 @@ int show_text(const Tokenizer& tokenizer, const Options& options) {
     return kExitDone;
   }
   fmt::print("{}\n", boundaries);
-  for (const TokenId id : ids) fmt::print("{:>8}  {}\n", id, visible_token(tokenizer.token_bytes(id)));
+  for (const TokenId id : ids)
+    fmt::print("{:>8}  {}\n", id, visible_token(tokenizer.token_bytes(id)));
   fmt::print("{} tokens, {} bytes\n", ids.size(), options.text->size());
   return kExitDone;
 }
@@ -122,19 +134,26 @@ int run_show(const Options& options) {
   }
   const TokenizerDefinition& definition = tokenizer.definition();
   if (options.json) {
-    fmt::print("{}\n", Json{{"vocab_size", tokenizer.vocab_size()}, {"merges", definition.merges.size()},
-                            {"added_tokens", definition.added.size()}, {"split_patterns", definition.split_patterns},
-                            {"special", special}}.dump());
+    fmt::print("{}\n", Json{{"vocab_size", tokenizer.vocab_size()},
+                            {"merges", definition.merges.size()},
+                            {"added_tokens", definition.added.size()},
+                            {"split_patterns", definition.split_patterns},
+                            {"special", special}}
+                           .dump());
     return kExitDone;
   }
-  fmt::print("{} tokens: {} merges, {} added\n", tokenizer.vocab_size(), definition.merges.size(), definition.added.size());
-  fmt::print("pieces: {}\n", definition.split_patterns == deepseek_split_patterns() ? "DeepSeek-V3's pattern" : "own pattern");
+  fmt::print("{} tokens: {} merges, {} added\n", tokenizer.vocab_size(), definition.merges.size(),
+             definition.added.size());
+  fmt::print("pieces: {}\n", definition.split_patterns == deepseek_split_patterns()
+                                 ? "DeepSeek-V3's pattern"
+                                 : "own pattern");
   for (const auto& [name, id] : special.items()) fmt::print("{:>8}  {}\n", id.get<TokenId>(), name);
   return kExitDone;
 }
 
 void add_tokenizer(CommandLine& line, Options& options) {
-  line.add("--tokenizer", options.tokenizer, "tokenizer.json (also .gz), or a folder with one").required();
+  line.add("--tokenizer", options.tokenizer, "tokenizer.json (also .gz), or a folder with one")
+      .required();
 }
 
 template <typename Declare>
@@ -149,41 +168,56 @@ Verb make_verb(std::string name, std::string help, Declare declare, int (*run)(c
 }  // namespace
 
 Verb tokenizer_train_verb() {
-  return make_verb("tokenizer train", "learn a byte-level BPE vocabulary from text", [](CommandLine& line, Options& o) {
-    line.add("--input", o.input, "text files, or .jsonl with \"text\" (also .gz)").required();
-    line.add("--vocab-size", o.vocab_size, "tokens, special ones included").at_least(276);
-    line.add("--out", o.out, "folder to write").required();
-    line.add("--min-count", o.min_pair_count, "merge only pairs that occur as often").at_least(1);
-    line.add_threads(o.threads);
-    line.add_json(o.json);
-  }, run_train);
+  return make_verb(
+      "tokenizer train", "learn a byte-level BPE vocabulary from text",
+      [](CommandLine& line, Options& o) {
+        line.add("--input", o.input, "text files, or .jsonl with \"text\" (also .gz)").required();
+        line.add("--vocab-size", o.vocab_size, "tokens, special ones included").at_least(276);
+        line.add("--out", o.out, "folder to write").required();
+        line.add("--min-count", o.min_pair_count, "merge only pairs that occur as often")
+            .at_least(1);
+        line.add_threads(o.threads);
+        line.add_json(o.json);
+      },
+      run_train);
 }
 
 Verb tokenizer_encode_verb() {
-  return make_verb("tokenizer encode", "text to token ids", [](CommandLine& line, Options& o) {
-    add_tokenizer(line, o);
-    line.add("--text", o.text, "the text; without it standard input");
-    line.add("--jsonl", o.jsonl, "standard input holds lines {\"text\": …}; print lines {\"ids\": […]}");
-    line.add("--special", o.special, "special tokens in the text become their ids");
-  }, run_encode);
+  return make_verb(
+      "tokenizer encode", "text to token ids",
+      [](CommandLine& line, Options& o) {
+        add_tokenizer(line, o);
+        line.add("--text", o.text, "the text; without it standard input");
+        line.add("--jsonl", o.jsonl,
+                 "standard input holds lines {\"text\": …}; print lines {\"ids\": […]}");
+        line.add("--special", o.special, "special tokens in the text become their ids");
+      },
+      run_encode);
 }
 
 Verb tokenizer_decode_verb() {
-  return make_verb("tokenizer decode", "token ids to text", [](CommandLine& line, Options& o) {
-    add_tokenizer(line, o);
-    line.add("--ids", o.text, "the ids as [1, 2]; without it standard input");
-    line.add("--jsonl", o.jsonl, "standard input holds lines {\"ids\": […]}; print lines {\"text\": …}");
-    line.add("--skip-special", o.skip_special, "leave special tokens out");
-  }, run_decode);
+  return make_verb(
+      "tokenizer decode", "token ids to text",
+      [](CommandLine& line, Options& o) {
+        add_tokenizer(line, o);
+        line.add("--ids", o.text, "the ids as [1, 2]; without it standard input");
+        line.add("--jsonl", o.jsonl,
+                 "standard input holds lines {\"ids\": […]}; print lines {\"text\": …}");
+        line.add("--skip-special", o.skip_special, "leave special tokens out");
+      },
+      run_decode);
 }
 
 Verb tokenizer_show_verb() {
-  return make_verb("tokenizer show", "what a vocabulary is, or where it cuts a text", [](CommandLine& line, Options& o) {
-    add_tokenizer(line, o);
-    line.add("--text", o.text, "show the tokens of this text");
-    line.add("--special", o.special, "special tokens in the text become their ids");
-    line.add_json(o.json);
-  }, run_show);
+  return make_verb(
+      "tokenizer show", "what a vocabulary is, or where it cuts a text",
+      [](CommandLine& line, Options& o) {
+        add_tokenizer(line, o);
+        line.add("--text", o.text, "show the tokens of this text");
+        line.add("--special", o.special, "special tokens in the text become their ids");
+        line.add_json(o.json);
+      },
+      run_show);
 }
 
 }  // namespace fathom::cli

@@ -26,10 +26,12 @@ std::string_view name_of(TokenId SpecialTokens::*field) {
 }
 
 void check_has_tags(const Tokenizer& tokenizer) {
-  for (const auto field : {&SpecialTokens::bos, &SpecialTokens::eos, &SpecialTokens::user, &SpecialTokens::assistant}) {
+  for (const auto field : {&SpecialTokens::bos, &SpecialTokens::eos, &SpecialTokens::user,
+                           &SpecialTokens::assistant}) {
     if (tokenizer.special().*field != kNoToken) continue;
     throw_bad_input({"tokenizer", "added_tokens", "no " + std::string(name_of(field)),
-                     "the tokens of DeepSeek's chat template", "this vocabulary is not made for chat"});
+                     "the tokens of DeepSeek's chat template",
+                     "this vocabulary is not made for chat"});
   }
 }
 
@@ -37,9 +39,12 @@ void check_has_tags(const Tokenizer& tokenizer) {
 
 std::string_view role_name(Role role) {
   switch (role) {
-    case Role::kSystem: return "system";
-    case Role::kUser: return "user";
-    case Role::kAssistant: return "assistant";
+    case Role::kSystem:
+      return "system";
+    case Role::kUser:
+      return "user";
+    case Role::kAssistant:
+      return "assistant";
   }
   FATHOM_CHECK(false, "role {}", static_cast<int>(role));
   return {};
@@ -52,7 +57,8 @@ Role parse_role(std::string_view name, const std::string& where) {
   throw_bad_input({where, "role", fmt::format("\"{}\"", name), "system, user or assistant", ""});
 }
 
-RenderedChat render_chat(std::span<const Message> messages, const Tokenizer& tokenizer, const ChatOptions& options) {
+RenderedChat render_chat(std::span<const Message> messages, const Tokenizer& tokenizer,
+                         const ChatOptions& options) {
   check_has_tags(tokenizer);
   const SpecialTokens& special = tokenizer.special();
   RenderedChat chat;

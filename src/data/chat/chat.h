@@ -1,5 +1,6 @@
-// Conversations as token ids: DeepSeek-V3's chat template (December 2024; SPEC C.13), built on ids. Role tags
-// are placed as ids and contents are encoded as plain text, so no message can forge a role or end a turn.
+// Conversations as token ids: DeepSeek-V3's chat template (December 2024; SPEC C.13), built on ids.
+// Role tags are placed as ids and contents are encoded as plain text, so no message can forge a
+// role or end a turn.
 //
 //   bos, system messages joined by "\n\n", then per turn <｜User｜> text, <｜Assistant｜> text eos
 //
@@ -33,12 +34,13 @@ struct ChatOptions {
 
 struct RenderedChat {
   std::vector<TokenId> tokens;
-  // As long as tokens. 1: this token is something the model is to learn to write (an assistant's text
-  // and the eos behind it); the loss of predicting tokens[i] counts where loss_mask[i] is 1.
+  // As long as tokens. 1: this token is something the model is to learn to write (an assistant's
+  // text and the eos behind it); the loss of predicting tokens[i] counts where loss_mask[i] is 1.
   std::vector<uint8_t> loss_mask;
 };
 
-// Errors: a vocabulary without the role tags (or bos, eos); the name of the first missing one is given.
+// Errors: a vocabulary without the role tags (or bos, eos); the name of the first missing one is
+// given.
 RenderedChat render_chat(std::span<const Message> messages, const Tokenizer& tokenizer,
                          const ChatOptions& options = {});
 

@@ -33,7 +33,8 @@ std::string gunzip(std::string_view bytes, const std::string& where, int64_t max
   std::string chunk(256 << 10, '\0');
   size_t read = 0;
   const auto broken = [&](const std::string& found) {
-    throw_bad_input({where, "", fmt::format("{} at byte {}", found, read), "a complete gzip file", ""});
+    throw_bad_input(
+        {where, "", fmt::format("{} at byte {}", found, read), "a complete gzip file", ""});
   };
   for (bool ended = false; !ended;) {
     stream.next_in = reinterpret_cast<Bytef*>(const_cast<char*>(bytes.data() + read));
@@ -45,7 +46,8 @@ std::string gunzip(std::string_view bytes, const std::string& where, int64_t max
     read += step - stream.avail_in;
     result.append(chunk, 0, chunk.size() - stream.avail_out);
     if (static_cast<int64_t>(result.size()) > max_bytes) {
-      throw_bad_input({where, "", fmt::format("more than {} bytes unpacked", max_bytes), "a smaller file", ""});
+      throw_bad_input(
+          {where, "", fmt::format("more than {} bytes unpacked", max_bytes), "a smaller file", ""});
     }
     if (status == Z_STREAM_END) {
       ended = read == bytes.size();

@@ -3,7 +3,8 @@
 namespace fathom {
 
 AddedTokenFinder::AddedTokenFinder(const std::vector<AddedToken>& added) {
-  for (const AddedToken& token : added) (token.normalized ? normalized_ : raw_).insert(token.content, token.id);
+  for (const AddedToken& token : added)
+    (token.normalized ? normalized_ : raw_).insert(token.content, token.id);
 }
 
 void AddedTokenFinder::Trie::insert(std::string_view content, TokenId id) {
@@ -34,7 +35,8 @@ AddedTokenFinder::Found AddedTokenFinder::Trie::longest_at(std::string_view text
   return longest;
 }
 
-void AddedTokenFinder::find(const Trie& trie, std::string_view text, size_t begin, size_t end, std::vector<Found>& found) {
+void AddedTokenFinder::find(const Trie& trie, std::string_view text, size_t begin, size_t end,
+                            std::vector<Found>& found) {
   const std::string_view window = text.substr(0, end);
   for (size_t at = begin; at < end;) {
     const Found here = trie.longest_at(window, at);

@@ -1,5 +1,6 @@
-// Finds added tokens written out in a text, as `tokenizers` does: first those that are not `normalized`, then,
-// between them, those that are; each time leftmost, and the longest that starts there.
+// Finds added tokens written out in a text, as `tokenizers` does: first those that are not
+// `normalized`, then, between them, those that are; each time leftmost, and the longest that starts
+// there.
 #pragma once
 
 #include <cstdint>
@@ -32,11 +33,12 @@ class AddedTokenFinder {
     Found longest_at(std::string_view text, size_t at) const;
 
    private:
-    PairMap<int32_t> child_;            // (node, byte) → node; 0, the root, is nobody's child
-    std::vector<TokenId> ends_here_;    // of each node
+    PairMap<int32_t> child_;          // (node, byte) → node; 0, the root, is nobody's child
+    std::vector<TokenId> ends_here_;  // of each node
     bool starts_[256] = {};
   };
-  static void find(const Trie& trie, std::string_view text, size_t begin, size_t end, std::vector<Found>& found);
+  static void find(const Trie& trie, std::string_view text, size_t begin, size_t end,
+                   std::vector<Found>& found);
 
   Trie raw_;
   Trie normalized_;

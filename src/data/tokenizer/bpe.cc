@@ -18,11 +18,13 @@ BpeMerges::BpeMerges(std::span<const BpeMerge> merges, std::span<const TokenId, 
     : ranks_(static_cast<int64_t>(merges.size())) {
   std::copy(byte_tokens.begin(), byte_tokens.end(), byte_tokens_);
   for (size_t rank = 0; rank < merges.size(); ++rank) {
-    ranks_[pair_key(merges[rank].left, merges[rank].right)] = {static_cast<int32_t>(rank), merges[rank].result};
+    ranks_[pair_key(merges[rank].left, merges[rank].right)] = {static_cast<int32_t>(rank),
+                                                               merges[rank].result};
   }
 }
 
-void BpeMerges::merge(std::string_view piece, BpeScratch& scratch, std::vector<TokenId>& ids) const {
+void BpeMerges::merge(std::string_view piece, BpeScratch& scratch,
+                      std::vector<TokenId>& ids) const {
   if (static_cast<int64_t>(piece.size()) <= kMaxScanBytes) {
     merge_by_scanning(piece, scratch, ids);
   } else {
@@ -30,7 +32,8 @@ void BpeMerges::merge(std::string_view piece, BpeScratch& scratch, std::vector<T
   }
 }
 
-void BpeMerges::merge_by_scanning(std::string_view piece, BpeScratch& scratch, std::vector<TokenId>& ids) const {
+void BpeMerges::merge_by_scanning(std::string_view piece, BpeScratch& scratch,
+                                  std::vector<TokenId>& ids) const {
   struct Part {
     TokenId id;
     Ranked with_next;
@@ -53,15 +56,18 @@ void BpeMerges::merge_by_scanning(std::string_view piece, BpeScratch& scratch, s
     parts[best].id = parts[best].with_next.result;
     std::copy(parts + best + 2, parts + count, parts + best + 1);
     --count;
-    parts[best].with_next = best + 1 < count ? ranked(parts[best].id, parts[best + 1].id) : kNoMerge;
+    parts[best].with_next =
+        best + 1 < count ? ranked(parts[best].id, parts[best + 1].id) : kNoMerge;
     if (best > 0) parts[best - 1].with_next = ranked(parts[best - 1].id, parts[best].id);
   }
   for (size_t i = 0; i < count; ++i) ids.push_back(parts[i].id);
 }
 
-void BpeMerges::merge_by_heap(std::string_view piece, BpeScratch& scratch, std::vector<TokenId>& ids) const {
+void BpeMerges::merge_by_heap(std::string_view piece, BpeScratch& scratch,
+                              std::vector<TokenId>& ids) const {
   if (piece.size() >= static_cast<size_t>(INT32_MAX)) {
-    throw_bad_input({"text to encode", "", fmt::format("a piece of {} bytes without a break", piece.size()),
+    throw_bad_input({"text to encode", "",
+                     fmt::format("a piece of {} bytes without a break", piece.size()),
                      "less than 2^31", ""});
   }
   const auto count = static_cast<int32_t>(piece.size());
@@ -69,11 +75,12 @@ void BpeMerges::merge_by_heap(std::string_view piece, BpeScratch& scratch, std::
   auto& heap = scratch.heap;
   nodes.resize(piece.size());
   for (int32_t i = 0; i < count; ++i) {
-    nodes[static_cast<size_t>(i)] = {byte_tokens_[static_cast<uint8_t>(piece[static_cast<size_t>(i)])], i - 1,
-                                     i + 1 < count ? i + 1 : -1};
+    nodes[static_cast<size_t>(i)] = {
+        byte_tokens_[static_cast<uint8_t>(piece[static_cast<size_t>(i)])], i - 1,
+        i + 1 < count ? i + 1 : -1};
   }
-  // Entries are rank << 32 | position: the smallest is the lowest rank, leftmost. One that is out of date
-  // is known by its pair no longer having that rank.
+  // Entries are rank << 32 | position: the smallest is the lowest rank, leftmost. One that is out
+  // of date is known by its pair no longer having that rank.
   heap.clear();
   const auto rank_at = [&](int32_t i) {
     const BpeScratch::Node& node = nodes[static_cast<size_t>(i)];
@@ -112,7 +119,8 @@ void BpeMerges::merge_by_heap(std::string_view piece, BpeScratch& scratch, std::
     push(i);
     if (node.prev >= 0) push(node.prev);
   }
-  for (int32_t i = 0; i >= 0; i = nodes[static_cast<size_t>(i)].next) ids.push_back(nodes[static_cast<size_t>(i)].id);
+  for (int32_t i = 0; i >= 0; i = nodes[static_cast<size_t>(i)].next)
+    ids.push_back(nodes[static_cast<size_t>(i)].id);
 }
 
 }  // namespace fathom

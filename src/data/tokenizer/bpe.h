@@ -1,6 +1,6 @@
-// The merge step of BPE: inside one piece, the pair of lowest rank is merged, leftmost first, until no
-// pair has a rank. Short pieces by scanning, which is fastest; long ones with a heap over a linked
-// list, n log n whatever they hold.
+// The merge step of BPE: inside one piece, the pair of lowest rank is merged, leftmost first, until
+// no pair has a rank. Short pieces by scanning, which is fastest; long ones with a heap over a
+// linked list, n log n whatever they hold.
 #pragma once
 
 #include <cstdint>
@@ -34,7 +34,8 @@ class BpeMerges {
   // Appends the tokens of one piece. Error(kBadInput) for one of 2^31 bytes or more.
   void merge(std::string_view piece, BpeScratch& scratch, std::vector<TokenId>& ids) const;
   // The two ways, for pieces of any length (above zero); merge() chooses.
-  void merge_by_scanning(std::string_view piece, BpeScratch& scratch, std::vector<TokenId>& ids) const;
+  void merge_by_scanning(std::string_view piece, BpeScratch& scratch,
+                         std::vector<TokenId>& ids) const;
   void merge_by_heap(std::string_view piece, BpeScratch& scratch, std::vector<TokenId>& ids) const;
 
  private:

@@ -25,7 +25,8 @@ Vocabulary random_vocabulary(uint64_t seed, int count, int num_letters) {
   std::set<std::pair<TokenId, TokenId>> seen;
   TokenId next = 256;
   const auto any = [&]() -> TokenId {
-    const auto k = static_cast<TokenId>(random.below(draw++, static_cast<uint64_t>(num_letters + next - 256)));
+    const auto k =
+        static_cast<TokenId>(random.below(draw++, static_cast<uint64_t>(num_letters + next - 256)));
     return k < num_letters ? 'a' + k : 256 + k - num_letters;
   };
   while (static_cast<int>(vocabulary.merges.size()) < count) {
@@ -36,7 +37,8 @@ Vocabulary random_vocabulary(uint64_t seed, int count, int num_letters) {
   return vocabulary;
 }
 
-// BPE as it is defined: of all neighbouring pairs the one of lowest rank, leftmost; again and again.
+// BPE as it is defined: of all neighbouring pairs the one of lowest rank, leftmost; again and
+// again.
 std::vector<TokenId> defined(const Vocabulary& vocabulary, std::string_view piece) {
   std::vector<TokenId> ids;
   for (const char c : piece) ids.push_back(vocabulary.byte_tokens[static_cast<uint8_t>(c)]);
@@ -69,7 +71,8 @@ TEST(Bpe, BothWaysFollowTheDefinition) {
     for (int i = 0; i < 60; ++i) {
       std::string piece;
       const uint64_t size = 1 + random.below(draw++, i % 10 == 0 ? 100 : 20);
-      for (uint64_t k = 0; k < size; ++k) piece += static_cast<char>('a' + random.below(draw++, static_cast<uint64_t>(num_letters)));
+      for (uint64_t k = 0; k < size; ++k)
+        piece += static_cast<char>('a' + random.below(draw++, static_cast<uint64_t>(num_letters)));
       const std::vector<TokenId> expected = defined(vocabulary, piece);
       std::vector<TokenId> scanned = {-5};
       std::vector<TokenId> heaped = {-5};
@@ -87,11 +90,12 @@ TEST(Bpe, BothWaysFollowTheDefinition) {
   EXPECT_GT(num_merged, 2000) << "the test merges too little to prove anything";
 }
 
-// The work on one long run is counted, not timed: each merge shortens the run by one, and each heap entry was
-// pushed at the start or by a merge (two at most).
+// The work on one long run is counted, not timed: each merge shortens the run by one, and each heap
+// entry was pushed at the start or by a merge (two at most).
 TEST(Bpe, OneMegabyteOfOneLetterIsNearlyLinear) {
   std::vector<BpeMerge> chain;
-  for (TokenId k = 0; k < 10; ++k) chain.push_back({k == 0 ? 'a' : 255 + k, k == 0 ? 'a' : 255 + k, 256 + k});
+  for (TokenId k = 0; k < 10; ++k)
+    chain.push_back({k == 0 ? 'a' : 255 + k, k == 0 ? 'a' : 255 + k, 256 + k});
   std::array<TokenId, 256> byte_tokens;
   for (int byte = 0; byte < 256; ++byte) byte_tokens[static_cast<size_t>(byte)] = byte;
   const BpeMerges merges(chain, byte_tokens);
@@ -99,7 +103,8 @@ TEST(Bpe, OneMegabyteOfOneLetterIsNearlyLinear) {
   std::vector<TokenId> ids;
   constexpr int64_t kBytes = (1 << 20) + 3;
   merges.merge(std::string(kBytes, 'a'), scratch, ids);
-  EXPECT_EQ(static_cast<int64_t>(ids.size()), 1024 + 2) << "1,024 times 1,024 letters, then 2 and 1";
+  EXPECT_EQ(static_cast<int64_t>(ids.size()), 1024 + 2)
+      << "1,024 times 1,024 letters, then 2 and 1";
   EXPECT_EQ(scratch.num_merges, kBytes - static_cast<int64_t>(ids.size()));
   EXPECT_LE(scratch.num_pops, kBytes + 2 * scratch.num_merges);
 }

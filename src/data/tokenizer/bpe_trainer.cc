@@ -18,9 +18,10 @@ namespace {
 using PieceCounts = std::unordered_map<std::string_view, int64_t>;
 
 // How often each distinct piece occurs. Sums do not depend on who counted what.
-PieceCounts count_pieces(std::span<const std::string_view> documents, const PreTokenizer& pre_tokenizer,
-                         ThreadPool* threads) {
-  const auto count_document = [&](std::string_view text, std::vector<int64_t>& ends, PieceCounts& counts) {
+PieceCounts count_pieces(std::span<const std::string_view> documents,
+                         const PreTokenizer& pre_tokenizer, ThreadPool* threads) {
+  const auto count_document = [&](std::string_view text, std::vector<int64_t>& ends,
+                                  PieceCounts& counts) {
     pre_tokenizer.split(text, ends);
     int64_t begin = 0;
     for (const int64_t end : ends) {
@@ -46,8 +47,8 @@ PieceCounts count_pieces(std::span<const std::string_view> documents, const PreT
   return std::move(counts[0]);
 }
 
-// The text as words of token ids, and the counts of all neighbouring pairs kept up to date while merges
-// are applied. A pair remembers the words where it has ever been: a merge visits only those.
+// The text as words of token ids, and the counts of all neighbouring pairs kept up to date while
+// merges are applied. A pair remembers the words where it has ever been: a merge visits only those.
 class PairCounts {
  public:
   struct Candidate {
@@ -64,7 +65,8 @@ class PairCounts {
     for (const auto& [piece, count] : pieces) {
       if (piece.size() < 2) continue;
       const auto word = narrow<int32_t>(static_cast<int64_t>(words_.size()));
-      words_.push_back({static_cast<int64_t>(symbols_.size()), static_cast<int64_t>(piece.size()), count});
+      words_.push_back(
+          {static_cast<int64_t>(symbols_.size()), static_cast<int64_t>(piece.size()), count});
       for (const char c : piece) symbols_.push_back(byte_tokens[static_cast<uint8_t>(c)]);
       const TokenId* symbol = &symbols_[symbols_.size() - piece.size()];
       for (size_t i = 0; i + 1 < piece.size(); ++i) add(symbol[i], symbol[i + 1], count, word);
@@ -119,11 +121,15 @@ class PairCounts {
     if (!pair.is_changed) changed_.push_back(key);
     pair.is_changed = true;
   }
-  void subtract(TokenId left, TokenId right, int64_t count) { pairs_[pair_key(left, right)].count -= count; }
+  void subtract(TokenId left, TokenId right, int64_t count) {
+    pairs_[pair_key(left, right)].count -= count;
+  }
   void push(uint64_t key) {
     Pair& pair = pairs_[key];
     pair.is_changed = false;
-    if (pair.count > 0) queue_.push({pair.count, static_cast<TokenId>(key >> 32), static_cast<TokenId>(key & 0xFFFFFFFFu)});
+    if (pair.count > 0)
+      queue_.push(
+          {pair.count, static_cast<TokenId>(key >> 32), static_cast<TokenId>(key & 0xFFFFFFFFu)});
   }
 
   void merge_in_word(int32_t word_idx, TokenId left, TokenId right, TokenId result) {
@@ -158,12 +164,14 @@ class PairCounts {
 
 }  // namespace
 
-Tokenizer train_bpe(std::span<const std::string_view> documents, const BpeTrainConfig& config, ThreadPool* threads) {
+Tokenizer train_bpe(std::span<const std::string_view> documents, const BpeTrainConfig& config,
+                    ThreadPool* threads) {
   const std::string where = "tokenizer training";
   const auto num_added = static_cast<int64_t>(config.added.size());
   if (config.vocab_size < 256 + num_added || config.vocab_size > INT32_MAX / 2) {
     throw_bad_input({where, "vocab_size", fmt::format("{}", config.vocab_size),
-                     fmt::format("256 bytes + {} special tokens or more, below 2^30", num_added), ""});
+                     fmt::format("256 bytes + {} special tokens or more, below 2^30", num_added),
+                     ""});
   }
   TokenizerDefinition definition;
   definition.split_patterns = config.split_patterns;
@@ -175,17 +183,20 @@ Tokenizer train_bpe(std::span<const std::string_view> documents, const BpeTrainC
 
   const PreTokenizer pre_tokenizer(config.split_patterns, where);
   PairCounts pairs(count_pieces(documents, pre_tokenizer, threads), byte_tokens);
-  // Two different pairs may spell the same bytes: they share one token. So a merged pair can come up again
-  // where such a token has appeared anew; it is then applied, but is no new merge.
+  // Two different pairs may spell the same bytes: they share one token. So a merged pair can come
+  // up again where such a token has appeared anew; it is then applied, but is no new merge.
   std::unordered_map<std::string, TokenId> id_of;
   PairMap<uint8_t> is_merge;
   while (static_cast<int64_t>(definition.tokens.size()) < config.vocab_size - num_added) {
     const auto best = pairs.pop_best(std::max<int64_t>(config.min_pair_count, 1));
     if (best.count == 0) break;
-    std::string bytes = definition.tokens[static_cast<size_t>(best.left)] + definition.tokens[static_cast<size_t>(best.right)];
-    const auto [known, is_new] = id_of.emplace(std::move(bytes), static_cast<TokenId>(definition.tokens.size()));
+    std::string bytes = definition.tokens[static_cast<size_t>(best.left)] +
+                        definition.tokens[static_cast<size_t>(best.right)];
+    const auto [known, is_new] =
+        id_of.emplace(std::move(bytes), static_cast<TokenId>(definition.tokens.size()));
     if (is_new) definition.tokens.push_back(known->first);
-    if (!is_merge[pair_key(best.left, best.right)]++) definition.merges.push_back({best.left, best.right, known->second});
+    if (!is_merge[pair_key(best.left, best.right)]++)
+      definition.merges.push_back({best.left, best.right, known->second});
     pairs.merge(best.left, best.right, known->second);
   }
   for (AddedToken token : config.added) {

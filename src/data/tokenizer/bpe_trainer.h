@@ -1,10 +1,12 @@
-// Learns a byte-level BPE vocabulary from documents. The result is a function of the set of documents and the
-// configuration alone: never of the number of threads, nor of the documents' order.
+// Learns a byte-level BPE vocabulary from documents. The result is a function of the set of
+// documents and the configuration alone: never of the number of threads, nor of the documents'
+// order.
 //
-// Ids: the 256 bytes (in the order of byte_alphabet.h, as in DeepSeek's and GPT-2's files), then the token
-// of each merge in the order learnt, then the special tokens as added tokens. Each step merges the pair with
-// the highest count; of equal counts the one with the smallest left id, then the smallest right id. This is
-// `tokenizers`' own order, so both learn the same merges from the same text.
+// Ids: the 256 bytes (in the order of byte_alphabet.h, as in DeepSeek's and GPT-2's files), then
+// the token of each merge in the order learnt, then the special tokens as added tokens. Each step
+// merges the pair with the highest count; of equal counts the one with the smallest left id, then
+// the smallest right id. This is `tokenizers`' own order, so both learn the same merges from the
+// same text.
 #pragma once
 
 #include <cstdint>
@@ -19,7 +21,8 @@
 namespace fathom {
 
 struct BpeTrainConfig {
-  int64_t vocab_size = 4096;  // special tokens included; fewer come out when the text has no more pairs
+  int64_t vocab_size =
+      4096;  // special tokens included; fewer come out when the text has no more pairs
   int64_t min_pair_count = 2;
   std::vector<std::string> split_patterns = deepseek_split_patterns();
   // Appended in this order; the default is the list of special_token_names().

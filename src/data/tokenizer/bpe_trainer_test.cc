@@ -54,7 +54,8 @@ TEST(BpeTrainer, LearnsWhatTokenizersLearns) {
 }
 
 // Training as it is defined: count all pairs afresh, merge the best, again and again.
-Merges defined(const std::vector<std::string_view>& documents, const BpeTrainConfig& config, int64_t* num_ties) {
+Merges defined(const std::vector<std::string_view>& documents, const BpeTrainConfig& config,
+               int64_t* num_ties) {
   const PreTokenizer pre_tokenizer(config.split_patterns, "test");
   std::vector<std::vector<TokenId>> words;
   std::vector<std::string> tokens;
@@ -69,12 +70,14 @@ Merges defined(const std::vector<std::string_view>& documents, const BpeTrainCon
     int64_t begin = 0;
     for (const int64_t end : ends) {
       words.emplace_back();
-      for (; begin < end; ++begin) words.back().push_back(byte_token[document[static_cast<size_t>(begin)]]);
+      for (; begin < end; ++begin)
+        words.back().push_back(byte_token[document[static_cast<size_t>(begin)]]);
     }
   }
   Merges merges;
   while (static_cast<int64_t>(tokens.size() + config.added.size()) < config.vocab_size) {
-    std::map<std::pair<TokenId, TokenId>, int64_t> counts;  // sorted: the first of equal counts wins
+    std::map<std::pair<TokenId, TokenId>, int64_t>
+        counts;  // sorted: the first of equal counts wins
     for (const auto& word : words) {
       for (size_t i = 0; i + 1 < word.size(); ++i) ++counts[{word[i], word[i + 1]}];
     }
@@ -119,8 +122,10 @@ TEST(BpeTrainer, IncrementalCountsFollowTheDefinition) {
     BpeTrainConfig config;
     config.vocab_size = 276 + static_cast<int64_t>(seed);
     config.added.clear();
-    if (seed % 2 == 0) config.split_patterns.clear();  // whole documents as pieces: long words, long runs
-    EXPECT_EQ(merges_of(train_bpe(documents, config)), defined(documents, config, &num_ties)) << seed;
+    if (seed % 2 == 0)
+      config.split_patterns.clear();  // whole documents as pieces: long words, long runs
+    EXPECT_EQ(merges_of(train_bpe(documents, config)), defined(documents, config, &num_ties))
+        << seed;
   }
   EXPECT_GT(num_ties, 20) << "the tie rule was hardly tried";
 }
@@ -133,13 +138,15 @@ TEST(BpeTrainer, SameVocabularyWithAnyThreadsAndOrder) {
   const std::string expected = tokenizer_json(train_bpe(documents, config).definition());
   for (const int num_threads : {1, 2, 5}) {
     ThreadPool threads(num_threads);
-    EXPECT_EQ(tokenizer_json(train_bpe(documents, config, &threads).definition()), expected) << num_threads;
+    EXPECT_EQ(tokenizer_json(train_bpe(documents, config, &threads).definition()), expected)
+        << num_threads;
   }
   std::reverse(documents.begin(), documents.end());
   EXPECT_EQ(tokenizer_json(train_bpe(documents, config).definition()), expected);
   documents.pop_back();
   documents.resize(documents.size() / 2);
-  EXPECT_NE(tokenizer_json(train_bpe(documents, config).definition()), expected) << "the comparison can fail";
+  EXPECT_NE(tokenizer_json(train_bpe(documents, config).definition()), expected)
+      << "the comparison can fail";
 }
 
 TEST(BpeTrainer, IdsAreBytesThenMergesThenSpecialTokens) {

@@ -11,7 +11,8 @@ constexpr uint32_t kFirstStandIn = 0x100;
 constexpr uint32_t kNumCodePoints = 0x144;
 
 constexpr bool stands_for_itself(uint32_t byte) {
-  return (byte >= 0x21 && byte <= 0x7E) || (byte >= 0xA1 && byte <= 0xAC) || (byte >= 0xAE && byte <= 0xFF);
+  return (byte >= 0x21 && byte <= 0x7E) || (byte >= 0xA1 && byte <= 0xAC) ||
+         (byte >= 0xAE && byte <= 0xFF);
 }
 
 struct Alphabet {
@@ -45,7 +46,8 @@ std::string bytes_in_alphabet_order() {
 
 std::string bytes_to_alphabet(std::string_view bytes) {
   std::string text;
-  for (const char byte : bytes) append_utf8(kAlphabet.code_point_of[static_cast<uint8_t>(byte)], text);
+  for (const char byte : bytes)
+    append_utf8(kAlphabet.code_point_of[static_cast<uint8_t>(byte)], text);
   return text;
 }
 
@@ -54,7 +56,8 @@ std::optional<std::string> alphabet_to_bytes(std::string_view text) {
   const auto size = static_cast<int64_t>(text.size());
   for (int64_t at = 0; at < size;) {
     const Utf8Char c = decode_utf8(text, at);
-    if (c.bytes == 0 || c.code_point >= kNumCodePoints || kAlphabet.byte_of[c.code_point] < 0) return std::nullopt;
+    if (c.bytes == 0 || c.code_point >= kNumCodePoints || kAlphabet.byte_of[c.code_point] < 0)
+      return std::nullopt;
     bytes.push_back(static_cast<char>(kAlphabet.byte_of[c.code_point]));
     at += c.bytes;
   }

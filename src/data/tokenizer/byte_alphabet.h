@@ -1,5 +1,6 @@
-// The printable characters that byte-level BPE files write bytes as (from GPT-2): a byte that is a visible Latin-1
-// character stands for itself, the 68 others for U+0100 … U+0143 in order. A space is `Ġ`, a newline `Ċ`.
+// The printable characters that byte-level BPE files write bytes as (from GPT-2): a byte that is a
+// visible Latin-1 character stands for itself, the 68 others for U+0100 … U+0143 in order. A space
+// is `Ġ`, a newline `Ċ`.
 #pragma once
 
 #include <optional>

@@ -66,7 +66,8 @@ class Scanner {
     const Utf8Char c = decode_utf8(text_, at);
     if (c.bytes == 0) return {kClassOther, 1};
     uint32_t flags = classes_[c.code_point];
-    if ((c.code_point >= 0x4E00 && c.code_point <= 0x9FA5) || (c.code_point >= 0x3040 && c.code_point <= 0x30FF)) {
+    if ((c.code_point >= 0x4E00 && c.code_point <= 0x9FA5) ||
+        (c.code_point >= 0x3040 && c.code_point <= 0x30FF)) {
       flags |= kChineseKana;
     }
     return {flags, c.bytes};
@@ -81,8 +82,8 @@ class Scanner {
     return at;
   }
 
-  // Stage three on [begin, end), which it treats as the whole text, as the original does. Characters
-  // where nothing matches gather in pieces of their own, up to the next match.
+  // Stage three on [begin, end), which it treats as the whole text, as the original does.
+  // Characters where nothing matches gather in pieces of their own, up to the next match.
   void scan_gap(int64_t begin, int64_t end) {
     int64_t unmatched = begin;
     int64_t at = begin;
@@ -101,18 +102,20 @@ class Scanner {
 
   static bool ascii_letter(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); }
 
-  // The end of the match of the third pattern at `at`, or `at` if there is none. The alternatives stand
-  // in the pattern's order; each comment is the one that is tried.
+  // The end of the match of the third pattern at `at`, or `at` if there is none. The alternatives
+  // stand in the pattern's order; each comment is the one that is tried.
   int64_t match_at(int64_t at, int64_t end) const {
     const Char c = char_at(at);
     const int64_t next_at = at + c.bytes;
     // [!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+   (every ASCII punctuation mark)
-    if ((c.flags & kMarkup) && c.bytes == 1 && next_at < end && ascii_letter(text_[static_cast<size_t>(next_at)])) {
+    if ((c.flags & kMarkup) && c.bytes == 1 && next_at < end &&
+        ascii_letter(text_[static_cast<size_t>(next_at)])) {
       int64_t stop = next_at + 1;
       while (stop < end && ascii_letter(text_[static_cast<size_t>(stop)])) ++stop;
       return stop;
     }
-    // [^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+   (a mark in front counts either way: the run is the same)
+    // [^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+   (a mark in front counts either way: the run is the
+    // same)
     if (c.flags & kWord) return run_end(next_at, end, kWord);
     const Char next = next_at < end ? char_at(next_at) : Char{};
     if ((c.flags & (kNewline | kMarkup)) == 0 && (next.flags & kWord)) {
@@ -151,11 +154,14 @@ class Scanner {
 const std::vector<std::string>& deepseek_split_patterns() {
   static const std::vector<std::string> patterns = {
       R"(\p{N}{1,3})", "[一-龥\u3040-ゟ゠-ヿ]+",
-      "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+|"
+      "[!\"#$%&'()*+,\\-./"
+      ":;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+|"
       " ?[\\p{P}\\p{S}]+[\r\n]*|\\s*[\r\n]+|\\s+(?!\\S)|\\s+"};
   return patterns;
 }
 
-void scan_deepseek(std::string_view text, std::vector<int64_t>& ends) { Scanner(text, ends).scan(); }
+void scan_deepseek(std::string_view text, std::vector<int64_t>& ends) {
+  Scanner(text, ends).scan();
+}
 
 }  // namespace fathom

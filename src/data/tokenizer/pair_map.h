@@ -1,5 +1,6 @@
-// A hash table from a pair of token ids to a small value, for the two hot loops of BPE (encoding looks
-// every neighbouring pair up, training counts them): open addressing, linear probing, no removal.
+// A hash table from a pair of token ids to a small value, for the two hot loops of BPE (encoding
+// looks every neighbouring pair up, training counts them): open addressing, linear probing, no
+// removal.
 #pragma once
 
 #include <bit>
@@ -15,7 +16,9 @@ inline uint64_t pair_key(int32_t left, int32_t right) {
 template <typename Value>
 class PairMap {
  public:
-  explicit PairMap(int64_t expected = 0) { rehash(std::bit_ceil(static_cast<uint64_t>(expected) * 2 + 16)); }
+  explicit PairMap(int64_t expected = 0) {
+    rehash(std::bit_ceil(static_cast<uint64_t>(expected) * 2 + 16));
+  }
 
   // Null when absent. The pointer lives until the next insertion.
   const Value* find(uint64_t key) const {

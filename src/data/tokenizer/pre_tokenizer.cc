@@ -7,7 +7,8 @@
 
 namespace fathom {
 
-PreTokenizer::PreTokenizer(const std::vector<std::string>& patterns, const std::string& where, Engine engine)
+PreTokenizer::PreTokenizer(const std::vector<std::string>& patterns, const std::string& where,
+                           Engine engine)
     : scanner_(engine == Engine::kBest && patterns == deepseek_split_patterns()) {
   if (scanner_) return;
   for (size_t i = 0; i < patterns.size(); ++i) {

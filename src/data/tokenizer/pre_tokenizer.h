@@ -1,5 +1,5 @@
-// Cuts text into the pieces inside which BPE merges. DeepSeek's published patterns run as a hand-written
-// scanner, any others through PCRE2, each stage on the pieces of the one before.
+// Cuts text into the pieces inside which BPE merges. DeepSeek's published patterns run as a
+// hand-written scanner, any others through PCRE2, each stage on the pieces of the one before.
 #pragma once
 
 #include <cstdint>
@@ -18,9 +18,11 @@ class PreTokenizer {
     kRegex,  // PCRE2 for all: the oracle of the scanner's tests
   };
   // An Error names `where` and the stage. No patterns at all: the text is one piece.
-  PreTokenizer(const std::vector<std::string>& patterns, const std::string& where, Engine engine = Engine::kBest);
+  PreTokenizer(const std::vector<std::string>& patterns, const std::string& where,
+               Engine engine = Engine::kBest);
 
-  // Replaces `ends` by the end offset of each piece, in order. None is empty, together they are `text`.
+  // Replaces `ends` by the end offset of each piece, in order. None is empty, together they are
+  // `text`.
   void split(std::string_view text, std::vector<int64_t>& ends) const;
   bool uses_scanner() const { return scanner_; }
 

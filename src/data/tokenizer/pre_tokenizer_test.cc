@@ -1,4 +1,5 @@
-// The hand-written scanner against PCRE2 running the published patterns, and the translation of patterns.
+// The hand-written scanner against PCRE2 running the published patterns, and the translation of
+// patterns.
 #include "data/tokenizer/pre_tokenizer.h"
 
 #include <fmt/format.h>
@@ -23,7 +24,8 @@ std::vector<int64_t> ends_of(const PreTokenizer& pre_tokenizer, std::string_view
   return ends;
 }
 
-std::vector<std::string> pieces_of(const std::vector<std::string>& patterns, std::string_view text) {
+std::vector<std::string> pieces_of(const std::vector<std::string>& patterns,
+                                   std::string_view text) {
   std::vector<std::string> pieces;
   int64_t begin = 0;
   for (const int64_t end : ends_of(PreTokenizer(patterns, "test"), text)) {
@@ -53,9 +55,9 @@ std::vector<CharClass> pcre2_classes() {
     code_points.push_back(c);
   }
   std::vector<CharClass> classes(0x110000, kClassOther);
-  const std::pair<const char*, CharClass> kinds[] = {{R"(\p{L})", kClassLetter}, {R"(\p{M})", kClassMark},
-                                                     {R"(\p{N})", kClassNumber}, {R"(\p{P})", kClassPunctuation},
-                                                     {R"(\p{S})", kClassSymbol}, {R"(\s)", kClassSpace}};
+  const std::pair<const char*, CharClass> kinds[] = {
+      {R"(\p{L})", kClassLetter},      {R"(\p{M})", kClassMark},   {R"(\p{N})", kClassNumber},
+      {R"(\p{P})", kClassPunctuation}, {R"(\p{S})", kClassSymbol}, {R"(\s)", kClassSpace}};
   for (const auto& [pattern, kind] : kinds) {
     // A character of the class is in one piece with the newline before it.
     const PreTokenizer pre_tokenizer({fmt::format("\n{}|\n", pattern)}, "test");
@@ -101,9 +103,19 @@ TEST(PreTokenizer, ScannerCutsAsPcre2OnRandomText) {
   ASSERT_FALSE(regex.uses_scanner());
   const std::vector<uint32_t> all = agreed_code_points();
   // Groups that the patterns tell apart; a string is drawn from a few of them, so that runs form.
-  std::vector<std::vector<uint32_t>> groups = {all, {}, {' '}, {'\r', '\n'}, {'\t', ' ', 0x85, 0xA0, 0x2003, 0x3000, '\n'}, {}, {}, {},
-                                               {'0', '9', 0x663, 0xBD, 0x2163}, {0x301, 0x345, 0x20DD}, {'.', '!', '-', '_', '+'},
-                                               {0x3002, 0xFF0C, 0x2014, 0x20AC, 0x1F600}, {0, 0x1F, 0x7F, 0x200B, 0xFEFF, 0xE000, 0x378}};
+  std::vector<std::vector<uint32_t>> groups = {all,
+                                               {},
+                                               {' '},
+                                               {'\r', '\n'},
+                                               {'\t', ' ', 0x85, 0xA0, 0x2003, 0x3000, '\n'},
+                                               {},
+                                               {},
+                                               {},
+                                               {'0', '9', 0x663, 0xBD, 0x2163},
+                                               {0x301, 0x345, 0x20DD},
+                                               {'.', '!', '-', '_', '+'},
+                                               {0x3002, 0xFF0C, 0x2014, 0x20AC, 0x1F600},
+                                               {0, 0x1F, 0x7F, 0x200B, 0xFEFF, 0xE000, 0x378}};
   for (uint32_t c = 0; c < 128; ++c) groups[1].push_back(c);
   for (uint32_t c = 'A'; c <= 'z'; ++c) groups[5].push_back(c);
   for (uint32_t c = 0x3030; c < 0x3108; ++c) groups[6].push_back(c);
@@ -147,14 +159,16 @@ TEST(PreTokenizer, PiecesCoverAnyBytes) {
 
 TEST(PreTokenizer, CutsAsPublished) {
   const auto& patterns = deepseek_split_patterns();
-  EXPECT_EQ(pieces_of(patterns, "Hello  world1234!"), (Strings{"Hello", " ", " world", "123", "4", "!"}));
+  EXPECT_EQ(pieces_of(patterns, "Hello  world1234!"),
+            (Strings{"Hello", " ", " world", "123", "4", "!"}));
   EXPECT_EQ(pieces_of(patterns, "end.\n\n  x"), (Strings{"end", ".\n\n", " ", " x"}));
   EXPECT_EQ(pieces_of(patterns, "你好world。\n"), (Strings{"你好", "world", "。\n"}));
   EXPECT_EQ(pieces_of(patterns, "don't"), (Strings{"don", "'t"}));
   EXPECT_EQ(pieces_of(patterns, "a \n\n b"), (Strings{"a", " \n\n", " b"}));
   // The middle dot lies inside the second pattern's range, so the third cuts the run again.
   EXPECT_EQ(pieces_of(patterns, "アイ・ウエ"), (Strings{"アイ", "・", "ウエ"}));
-  EXPECT_EQ(pieces_of(patterns, "  1"), (Strings{"  ", "1"})) << "a stage sees the end of its piece as the end of the text";
+  EXPECT_EQ(pieces_of(patterns, "  1"), (Strings{"  ", "1"}))
+      << "a stage sees the end of its piece as the end of the text";
 }
 
 // Were the three stages run as one pattern of alternatives, some texts would be cut otherwise.
@@ -166,7 +180,8 @@ TEST(PreTokenizer, OnePatternInsteadOfThreeStagesIsWrong) {
   EXPECT_NE(ends_of(naive, "  1"), ends_of(scanner, "  1"));
 }
 
-// 1 MB of one thing finishes at once (quadratic time would take hours), in as few pieces as it should.
+// 1 MB of one thing finishes at once (quadratic time would take hours), in as few pieces as it
+// should.
 TEST(PreTokenizer, HostileRunsAreLinear) {
   const PreTokenizer scanner(deepseek_split_patterns(), "test");
   constexpr size_t kBytes = 1 << 20;
@@ -186,26 +201,30 @@ TEST(RegexSplitter, OtherPatternsRunThroughPcre2) {
   const std::string llama3 =
       R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
   // Checked with `tokenizers`: Split(Regex(llama3), "isolated").pre_tokenize_str(…)
-  EXPECT_EQ(pieces_of({llama3}, "I'LL pay  1234\u20AC.\n x"), (Strings{"I", "'LL", " pay", " ", " ", "123", "4", "\u20AC.\n", " x"}));
+  EXPECT_EQ(pieces_of({llama3}, "I'LL pay  1234\u20AC.\n x"),
+            (Strings{"I", "'LL", " pay", " ", " ", "123", "4", "\u20AC.\n", " x"}));
   EXPECT_EQ(pieces_of({"a*"}, "bb"), (Strings{"b", "b"})) << "an empty match cuts";
   EXPECT_EQ(pieces_of({"b+"}, "aabba"), (Strings{"aa", "bb", "a"}));
   EXPECT_EQ(pieces_of({}, "a b"), (Strings{"a b"}));
-  // An invalid byte is a character of its own: the dot takes one at a time, a letter run stops at it.
+  // An invalid byte is a character of its own: the dot takes one at a time, a letter run stops at
+  // it.
   EXPECT_EQ(pieces_of({R"(\p{L}+)", "."}, "é\xC3z\xFF"), (Strings{"é", "\xC3", "z", "\xFF"}));
   // U+180E is white space for PCRE2's own \s, but neither for Unicode nor for Oniguruma.
   EXPECT_EQ(pieces_of({R"(\s+)"}, "a\u180E b"), (Strings{"a\u180E", " ", "b"}));
 }
 
 TEST(RegexSplitter, RefusesWhatMeansSomethingElse) {
-  for (const std::string pattern : {"", "(", "[a", R"(\h)", R"(\w+)", R"(\b)", "[a[b]]", "[a&&b]", "a{1,3}+", "(?m)a", "(?<n>a)",
-                                    "(*UCP)a", R"(\K)", R"(a\)", R"(\p{Nonsense})", R"(\pL)", R"(\p{L)", "[]a]", R"(\1)"}) {
+  for (const std::string pattern : {"", "(", "[a", R"(\h)", R"(\w+)", R"(\b)", "[a[b]]", "[a&&b]",
+                                    "a{1,3}+", "(?m)a", "(?<n>a)", "(*UCP)a", R"(\K)", R"(a\)",
+                                    R"(\p{Nonsense})", R"(\pL)", R"(\p{L)", "[]a]", R"(\1)"}) {
     try {
       const PreTokenizer pre_tokenizer({"x", pattern}, "some.json");
       ADD_FAILURE() << pattern;
     } catch (const Error& error) {
       EXPECT_EQ(error.kind(), ErrorKind::kBadInput);
       EXPECT_NE(std::string(error.what()).find("some.json"), std::string::npos) << error.what();
-      EXPECT_NE(std::string(error.what()).find("split pattern 1"), std::string::npos) << error.what();
+      EXPECT_NE(std::string(error.what()).find("split pattern 1"), std::string::npos)
+          << error.what();
     }
   }
 }

@@ -79,8 +79,8 @@ struct RegexSplitter::Impl {
   std::string field;
 
   // Cuts one piece; `base` is its offset in the whole text.
-  void split_piece(std::string_view piece, int64_t base, pcre2_match_data* data, pcre2_match_context* context,
-                   std::vector<int64_t>& ends) const {
+  void split_piece(std::string_view piece, int64_t base, pcre2_match_data* data,
+                   pcre2_match_context* context, std::vector<int64_t>& ends) const {
     const Subject subject(piece);
     const std::string_view text = subject.text();
     const auto emit = [&](size_t offset) {
@@ -104,22 +104,27 @@ struct RegexSplitter::Impl {
     emit(text.size());
   }
 
-  int match(std::string_view text, size_t at, pcre2_match_data* data, pcre2_match_context* context) const {
+  int match(std::string_view text, size_t at, pcre2_match_data* data,
+            pcre2_match_context* context) const {
     const auto* subject = reinterpret_cast<PCRE2_SPTR>(text.data());
-    int result = pcre2_match(code.get(), subject, text.size(), at, PCRE2_NO_UTF_CHECK, data, context);
+    int result =
+        pcre2_match(code.get(), subject, text.size(), at, PCRE2_NO_UTF_CHECK, data, context);
     if (result == PCRE2_ERROR_JIT_STACKLIMIT) {  // the interpreter keeps its state on the heap
-      result = pcre2_match(code.get(), subject, text.size(), at, PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT, data, context);
+      result = pcre2_match(code.get(), subject, text.size(), at, PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT,
+                           data, context);
     }
     if (result < 0 && result != PCRE2_ERROR_NOMATCH) {
       throw_bad_input({where, field,
-                       fmt::format("a pattern that fails on a text of {} bytes: {}", text.size(), message_of(result)),
+                       fmt::format("a pattern that fails on a text of {} bytes: {}", text.size(),
+                                   message_of(result)),
                        "a pattern that matches in bounded time", ""});
     }
     return result;
   }
 };
 
-RegexSplitter::RegexSplitter(const std::string& pattern, const std::string& where, const std::string& field) {
+RegexSplitter::RegexSplitter(const std::string& pattern, const std::string& where,
+                             const std::string& field) {
   if (pattern.empty() || pattern.size() > kMaxPatternBytes) {
     throw_bad_input({where, field, fmt::format("a pattern of {} bytes", pattern.size()),
                      fmt::format("1 to {} bytes", kMaxPatternBytes), ""});
@@ -129,9 +134,11 @@ RegexSplitter::RegexSplitter(const std::string& pattern, const std::string& wher
   size_t offset = 0;
   // MULTILINE: ^ and $ are anchors of lines in Oniguruma.
   Code code(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(translated.data()), translated.size(),
-                          PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C, &error, &offset, nullptr));
+                          PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C, &error,
+                          &offset, nullptr));
   if (code == nullptr) {
-    throw_bad_input({where, field, fmt::format("\"{}\": {} at byte {}", pattern, message_of(error), offset),
+    throw_bad_input({where, field,
+                     fmt::format("\"{}\": {} at byte {}", pattern, message_of(error), offset),
                      "a regular expression", ""});
   }
   // Without JIT (not built in, or no executable memory) the interpreter gives the same matches.
@@ -146,7 +153,8 @@ RegexSplitter::RegexSplitter(const std::string& pattern, const std::string& wher
 RegexSplitter::~RegexSplitter() = default;
 RegexSplitter::RegexSplitter(RegexSplitter&&) noexcept = default;
 
-void RegexSplitter::split(std::string_view text, const std::vector<int64_t>& pieces, std::vector<int64_t>& ends) const {
+void RegexSplitter::split(std::string_view text, const std::vector<int64_t>& pieces,
+                          std::vector<int64_t>& ends) const {
   const MatchData data(pcre2_match_data_create(1, nullptr));
   const MatchContext context(pcre2_match_context_create(nullptr));
   const JitStack stack(pcre2_jit_stack_create(kJitStackMin, kJitStackMax, nullptr));
@@ -156,13 +164,15 @@ void RegexSplitter::split(std::string_view text, const std::vector<int64_t>& pie
   pcre2_jit_stack_assign(context.get(), nullptr, stack.get());
   int64_t begin = 0;
   for (const int64_t end : pieces) {
-    const std::string_view piece = text.substr(static_cast<size_t>(begin), static_cast<size_t>(end - begin));
+    const std::string_view piece =
+        text.substr(static_cast<size_t>(begin), static_cast<size_t>(end - begin));
     impl_->split_piece(piece, begin, data.get(), context.get(), ends);
     begin = end;
   }
 }
 
-std::string translate_oniguruma(std::string_view pattern, const std::string& where, const std::string& field) {
+std::string translate_oniguruma(std::string_view pattern, const std::string& where,
+                                const std::string& field) {
   const auto refuse = [&](size_t at, const std::string& what) {
     throw_bad_input({where, field, fmt::format("{} at byte {} of \"{}\"", what, at, pattern),
                      "regular-expression syntax with one meaning in Oniguruma and PCRE2", ""});
@@ -200,7 +210,8 @@ std::string translate_oniguruma(std::string_view pattern, const std::string& whe
       if (c == ']') in_class = false;
     } else if (c == '[') {
       in_class = true;
-      if (rest.starts_with("[]") || rest.starts_with("[^]")) refuse(i, "an unescaped ] first in a class");
+      if (rest.starts_with("[]") || rest.starts_with("[^]"))
+        refuse(i, "an unescaped ] first in a class");
     } else if (rest.starts_with("}+")) {
       refuse(i, "a possessive interval");
     } else if (rest.starts_with("(?")) {

@@ -1,5 +1,5 @@
-// DeepSeek's special tokens by name. The bars are U+FF5C, the low line-like character is U+2581; only EOT
-// has ASCII bars.
+// DeepSeek's special tokens by name. The bars are U+FF5C, the low line-like character is U+2581;
+// only EOT has ASCII bars.
 #include <iterator>
 
 #include "data/tokenizer/bpe_trainer.h"
@@ -31,7 +31,8 @@ constexpr SpecialTokenName kNames[] = {
     {"<｜tool▁output▁end｜>", &S::tool_output_end, false},
     {"<｜tool▁sep｜>", &S::tool_sep, false},
 };
-static_assert(sizeof(SpecialTokens) == std::size(kNames) * sizeof(TokenId), "every field has its name");
+static_assert(sizeof(SpecialTokens) == std::size(kNames) * sizeof(TokenId),
+              "every field has its name");
 
 }  // namespace
 

@@ -25,7 +25,8 @@ struct Checked {
 
 Checked check_definition(const TokenizerDefinition& definition, const std::string& where) {
   const auto num_tokens = static_cast<int64_t>(definition.tokens.size());
-  const auto bad = [&](const std::string& field, const std::string& found, const std::string& expected) {
+  const auto bad = [&](const std::string& field, const std::string& found,
+                       const std::string& expected) {
     throw_bad_input({where, field, found, expected, ""});
   };
   if (num_tokens > INT32_MAX / 2) bad("tokens", fmt::format("{}", num_tokens), "fewer than 2^30");
@@ -40,7 +41,8 @@ Checked check_definition(const TokenizerDefinition& definition, const std::strin
     }
     if (token.content.empty()) bad("added tokens", "an empty one", "at least one character");
     if (!is_valid_utf8(token.content)) bad(field, "bytes that are not UTF-8", "UTF-8");
-    if (checked.is_added[static_cast<size_t>(token.id)]++) bad(field, fmt::format("id {} twice", token.id), "once");
+    if (checked.is_added[static_cast<size_t>(token.id)]++)
+      bad(field, fmt::format("id {} twice", token.id), "once");
     checked.is_special[static_cast<size_t>(token.id)] = token.special;
   }
   checked.byte_tokens.fill(kNoToken);
@@ -50,7 +52,9 @@ Checked check_definition(const TokenizerDefinition& definition, const std::strin
     const std::string& bytes = definition.tokens[static_cast<size_t>(id)];
     if (bytes.empty()) bad(fmt::format("token {}", id), "no bytes", "at least one byte");
     const auto [other, is_new] = id_of.emplace(bytes, id);
-    if (!is_new) bad(fmt::format("token {}", id), fmt::format("the same bytes as token {}", other->second), "tokens that differ");
+    if (!is_new)
+      bad(fmt::format("token {}", id), fmt::format("the same bytes as token {}", other->second),
+          "tokens that differ");
     if (bytes.size() == 1) checked.byte_tokens[static_cast<uint8_t>(bytes[0])] = id;
   }
   for (int byte = 0; byte < 256; ++byte) {
@@ -65,16 +69,23 @@ Checked check_definition(const TokenizerDefinition& definition, const std::strin
     for (const TokenId id : {merge.left, merge.right, merge.result}) {
       if (!valid(id)) bad(field, fmt::format("id {}", id), "a token");
       if (checked.is_added[static_cast<size_t>(id)]) {
-        bad(field, fmt::format("the added token \"{}\"", definition.tokens[static_cast<size_t>(id)]), "tokens of plain text");
+        bad(field,
+            fmt::format("the added token \"{}\"", definition.tokens[static_cast<size_t>(id)]),
+            "tokens of plain text");
       }
     }
     const std::string& left = definition.tokens[static_cast<size_t>(merge.left)];
     const std::string& right = definition.tokens[static_cast<size_t>(merge.right)];
     const std::string& result = definition.tokens[static_cast<size_t>(merge.result)];
-    if (result.size() != left.size() + right.size() || !result.starts_with(left) || !result.ends_with(right)) {
-      bad(field, fmt::format("result {} that is not its parts {} and {} joined", merge.result, merge.left, merge.right), "");
+    if (result.size() != left.size() + right.size() || !result.starts_with(left) ||
+        !result.ends_with(right)) {
+      bad(field,
+          fmt::format("result {} that is not its parts {} and {} joined", merge.result, merge.left,
+                      merge.right),
+          "");
     }
-    if (seen[pair_key(merge.left, merge.right)]++) bad(field, "the same pair as an earlier merge", "each pair once");
+    if (seen[pair_key(merge.left, merge.right)]++)
+      bad(field, "the same pair as an earlier merge", "each pair once");
   }
   return checked;
 }
@@ -89,8 +100,8 @@ struct Tokenizer::Impl {
         merges(definition.merges, checked.byte_tokens),
         whole_pieces(definition.tokens),
         added(definition.added) {
-    // A piece may be looked up as a whole where merging would lead to that token anyway (not every token
-    // is what its own bytes merge to), or where the vocabulary says to ignore the merges.
+    // A piece may be looked up as a whole where merging would lead to that token anyway (not every
+    // token is what its own bytes merge to), or where the vocabulary says to ignore the merges.
     BpeScratch scratch;
     std::vector<TokenId> ids;
     for (size_t id = 0; id < definition.tokens.size(); ++id) {
@@ -110,11 +121,13 @@ struct Tokenizer::Impl {
     }
   }
 
-  void encode_text(std::string_view text, BpeScratch& scratch, std::vector<int64_t>& ends, std::vector<TokenId>& ids) const {
+  void encode_text(std::string_view text, BpeScratch& scratch, std::vector<int64_t>& ends,
+                   std::vector<TokenId>& ids) const {
     pre_tokenizer.split(text, ends);
     int64_t begin = 0;
     for (const int64_t end : ends) {
-      const std::string_view piece = text.substr(static_cast<size_t>(begin), static_cast<size_t>(end - begin));
+      const std::string_view piece =
+          text.substr(static_cast<size_t>(begin), static_cast<size_t>(end - begin));
       begin = end;
       const TokenId whole = whole_pieces.find(piece);
       if (whole != kNoToken) {
@@ -141,7 +154,9 @@ Tokenizer Tokenizer::from_json(std::string_view json, const std::string& where) 
   return Tokenizer(parse_tokenizer_json(json, where), where);
 }
 
-int64_t Tokenizer::vocab_size() const { return static_cast<int64_t>(impl_->definition.tokens.size()); }
+int64_t Tokenizer::vocab_size() const {
+  return static_cast<int64_t>(impl_->definition.tokens.size());
+}
 
 std::string_view Tokenizer::token_bytes(TokenId id) const {
   FATHOM_CHECK(is_valid(id), "token id {} of a vocabulary of {}", id, vocab_size());
@@ -168,7 +183,8 @@ TokenId Tokenizer::added_token_id(std::string_view content) const {
 const SpecialTokens& Tokenizer::special() const { return impl_->special; }
 const TokenizerDefinition& Tokenizer::definition() const { return impl_->definition; }
 
-void Tokenizer::encode(std::string_view text, const EncodeOptions& options, std::vector<TokenId>& ids) const {
+void Tokenizer::encode(std::string_view text, const EncodeOptions& options,
+                       std::vector<TokenId>& ids) const {
   BpeScratch scratch;
   std::vector<int64_t> ends;
   if (!options.allow_special) {

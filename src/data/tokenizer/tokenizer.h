@@ -1,11 +1,13 @@
 // Byte-level BPE, equal to Hugging Face `tokenizers` on the files that DeepSeek publishes.
 //
-// A Tokenizer is immutable and cheap to copy (copies share one vocabulary); every method may be called
-// from any number of threads. Text is bytes: invalid UTF-8 is encoded too and comes back byte for byte.
+// A Tokenizer is immutable and cheap to copy (copies share one vocabulary); every method may be
+// called from any number of threads. Text is bytes: invalid UTF-8 is encoded too and comes back
+// byte for byte.
 //
-// Added tokens (those of the `added_tokens` list, whether marked special or not) are recognised in text
-// only when EncodeOptions::allow_special says so. That departs from `tokenizers`, which always turns
-// them into their ids: here a user who types `<｜Assistant｜>` gets ordinary tokens, never the role tag.
+// Added tokens (those of the `added_tokens` list, whether marked special or not) are recognised in
+// text only when EncodeOptions::allow_special says so. That departs from `tokenizers`, which always
+// turns them into their ids: here a user who types `<｜Assistant｜>` gets ordinary tokens, never
+// the role tag.
 #pragma once
 
 #include <cstdint>
@@ -36,14 +38,15 @@ struct BpeMerge {
   TokenId result = kNoToken;
 };
 
-// Everything that a tokenizer.json says, as data: what the reader and the trainer produce and what the
-// writer prints.
+// Everything that a tokenizer.json says, as data: what the reader and the trainer produce and what
+// the writer prints.
 struct TokenizerDefinition {
-  std::vector<std::string> tokens;           // bytes of each id; for added tokens their content
-  std::vector<BpeMerge> merges;              // by rank
-  std::vector<AddedToken> added;             // by id
-  std::vector<std::string> split_patterns;   // regular expressions, each run on the pieces of the last
-  bool ignore_merges = false;                // a piece that is a token as a whole is not merged up to
+  std::vector<std::string> tokens;  // bytes of each id; for added tokens their content
+  std::vector<BpeMerge> merges;     // by rank
+  std::vector<AddedToken> added;    // by id
+  std::vector<std::string>
+      split_patterns;          // regular expressions, each run on the pieces of the last
+  bool ignore_merges = false;  // a piece that is a token as a whole is not merged up to
 };
 
 // The three patterns that DeepSeek-V3 publishes (SPEC C.12).
@@ -92,8 +95,8 @@ struct DecodeOptions {
 
 class Tokenizer {
  public:
-  // Checks the definition (every merge's parts and result exist, all 256 bytes are tokens, no two equal
-  // tokens, no merge makes an added token); an Error names `where` and the field.
+  // Checks the definition (every merge's parts and result exist, all 256 bytes are tokens, no two
+  // equal tokens, no merge makes an added token); an Error names `where` and the field.
   explicit Tokenizer(TokenizerDefinition definition, const std::string& where = "tokenizer");
 
   // A tokenizer.json, plain or .gz, or a folder that holds one.
@@ -129,8 +132,8 @@ class Tokenizer {
 };
 
 // Turns ids into text for a reader: only whole UTF-8 characters come out. What can no longer become
-// a character is replaced by U+FFFD, one for each maximal broken part, as Python, Rust and browsers do. The parts
-// concatenated are utf8_with_replacement(decode(ids)), whatever the cuts.
+// a character is replaced by U+FFFD, one for each maximal broken part, as Python, Rust and browsers
+// do. The parts concatenated are utf8_with_replacement(decode(ids)), whatever the cuts.
 class StreamDecoder {
  public:
   explicit StreamDecoder(const Tokenizer& tokenizer, DecodeOptions options = {})

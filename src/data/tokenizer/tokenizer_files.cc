@@ -1,4 +1,5 @@
-// Tokenizers on disk: tokenizer.json (plain or gzipped) in, a folder for transformers' AutoTokenizer out.
+// Tokenizers on disk: tokenizer.json (plain or gzipped) in, a folder for transformers'
+// AutoTokenizer out.
 #include "core/error.h"
 #include "core/json.h"
 #include "data/compress/gzip.h"
@@ -9,8 +10,8 @@ namespace {
 
 constexpr int64_t kMaxJsonBytes = int64_t{1} << 30;
 
-// The V3 chat template for conversations of text, as SPEC C.13 prints it; whatever it would render wrongly
-// (tools, unknown roles) it refuses. render_chat_text is the same in C++.
+// The V3 chat template for conversations of text, as SPEC C.13 prints it; whatever it would render
+// wrongly (tools, unknown roles) it refuses. render_chat_text is the same in C++.
 constexpr std::string_view kChatTemplate =
     "{%- set ns = namespace(system='', first=true) -%}"
     "{%- for message in messages -%}"
@@ -46,7 +47,8 @@ std::string tokenizer_config_json(const Tokenizer& tokenizer, const SaveTokenize
   config["model_max_length"] = options.model_max_length;
   config["tokenizer_class"] = "PreTrainedTokenizerFast";
   // A template that needs tags the vocabulary lacks would encode them as text, silently.
-  if (special.bos != kNoToken && special.eos != kNoToken && special.user != kNoToken && special.assistant != kNoToken) {
+  if (special.bos != kNoToken && special.eos != kNoToken && special.user != kNoToken &&
+      special.assistant != kNoToken) {
     config["chat_template"] = kChatTemplate;
   }
   return config.dump(2) + "\n";
@@ -65,10 +67,13 @@ Tokenizer Tokenizer::load(FileSystem& files, const std::string& file_or_folder) 
   return from_json(text, path);
 }
 
-void save_tokenizer(FileSystem& files, const Tokenizer& tokenizer, const std::string& folder, const SaveTokenizerOptions& options) {
+void save_tokenizer(FileSystem& files, const Tokenizer& tokenizer, const std::string& folder,
+                    const SaveTokenizerOptions& options) {
   files.make_directories(folder);
-  write_file_atomically(files, join_path(folder, "tokenizer.json"), tokenizer_json(tokenizer.definition()));
-  write_file_atomically(files, join_path(folder, "tokenizer_config.json"), tokenizer_config_json(tokenizer, options));
+  write_file_atomically(files, join_path(folder, "tokenizer.json"),
+                        tokenizer_json(tokenizer.definition()));
+  write_file_atomically(files, join_path(folder, "tokenizer_config.json"),
+                        tokenizer_config_json(tokenizer, options));
 }
 
 }  // namespace fathom

@@ -28,8 +28,8 @@ class Field {
     static const Json null;
     expect(value_.is_object(), "an object");
     const auto found = value_.find(key);
-    return {found == value_.end() ? null : *found, path_.empty() ? std::string(key) : fmt::format("{}.{}", path_, key),
-            where_};
+    return {found == value_.end() ? null : *found,
+            path_.empty() ? std::string(key) : fmt::format("{}.{}", path_, key), where_};
   }
   Field element(size_t i) const { return {value_[i], fmt::format("{}[{}]", path_, i), where_}; }
   size_t array_size() const {
@@ -54,11 +54,14 @@ class Field {
     for (const auto& [key, unused] : value_.items()) {
       if (std::find(known.begin(), known.end(), key) != known.end()) continue;
       const std::string near = nearest_name(key, known);
-      throw_bad_input({where_, path_, "the unknown key \"" + key + "\"", "", near.empty() ? "" : "did you mean " + near + "?"});
+      throw_bad_input({where_, path_, "the unknown key \"" + key + "\"", "",
+                       near.empty() ? "" : "did you mean " + near + "?"});
     }
   }
   void expect(bool holds, std::string_view expected) const {
-    if (!holds) throw_bad_input({where_, path_.empty() ? "top level" : path_, describe_json(value_), std::string(expected), ""});
+    if (!holds)
+      throw_bad_input({where_, path_.empty() ? "top level" : path_, describe_json(value_),
+                       std::string(expected), ""});
   }
   [[noreturn]] void wrong(const std::string& found, const std::string& expected) const {
     throw_bad_input({where_, path_, found, expected, ""});
@@ -71,22 +74,26 @@ class Field {
 };
 
 void check_outer_form(const Field& root) {
-  root.only_keys({"version", "truncation", "padding", "added_tokens", "normalizer", "pre_tokenizer", "post_processor",
-                  "decoder", "model"});
-  root.member("truncation").expect(root.member("truncation").is_null(), "null (Fathom never cuts silently)");
+  root.only_keys({"version", "truncation", "padding", "added_tokens", "normalizer", "pre_tokenizer",
+                  "post_processor", "decoder", "model"});
+  root.member("truncation")
+      .expect(root.member("truncation").is_null(), "null (Fathom never cuts silently)");
   root.member("padding").expect(root.member("padding").is_null(), "null");
   const Field normalizer = root.member("normalizer");
   if (!normalizer.is_null()) {
-    const bool empty = normalizer.json().is_object() && normalizer.member("type").string() == "Sequence" &&
+    const bool empty = normalizer.json().is_object() &&
+                       normalizer.member("type").string() == "Sequence" &&
                        normalizer.member("normalizers").array_size() == 0;
     normalizer.expect(empty, "null or an empty Sequence");
   }
   const std::string decoder = root.member("decoder").member("type").string();
-  if (decoder != "ByteLevel") root.member("decoder").member("type").wrong("\"" + decoder + "\"", "ByteLevel");
+  if (decoder != "ByteLevel")
+    root.member("decoder").member("type").wrong("\"" + decoder + "\"", "ByteLevel");
   // A post-processor adds tokens around the text (bos), which here the caller does.
   const Field post = root.member("post_processor");
   if (!post.is_null()) {
-    constexpr std::array<std::string_view, 3> kTolerated = {"ByteLevel", "TemplateProcessing", "Sequence"};
+    constexpr std::array<std::string_view, 3> kTolerated = {"ByteLevel", "TemplateProcessing",
+                                                            "Sequence"};
     const std::string type = post.member("type").string();
     if (std::find(kTolerated.begin(), kTolerated.end(), type) == kTolerated.end()) {
       post.member("type").wrong("\"" + type + "\"", "ByteLevel or TemplateProcessing");
@@ -108,7 +115,8 @@ bool read_pre_tokenizer(const Field& stage, std::vector<std::string>& patterns) 
   }
   if (type == "ByteLevel") {
     stage.only_keys({"type", "add_prefix_space", "trim_offsets", "use_regex"});
-    stage.member("add_prefix_space").expect(!stage.member("add_prefix_space").boolean(true), "false");
+    stage.member("add_prefix_space")
+        .expect(!stage.member("add_prefix_space").boolean(true), "false");
     if (stage.member("use_regex").boolean(true)) patterns.emplace_back(kByteLevelPattern);
     return true;
   }
@@ -119,7 +127,8 @@ std::vector<std::string> read_pre_tokenizers(const Field& root) {
   const Field pre = root.member("pre_tokenizer");
   std::vector<std::string> patterns;
   if (pre.member("type").string() != "Sequence") {
-    if (!read_pre_tokenizer(pre, patterns)) pre.wrong("no ByteLevel", "a Sequence that ends with ByteLevel");
+    if (!read_pre_tokenizer(pre, patterns))
+      pre.wrong("no ByteLevel", "a Sequence that ends with ByteLevel");
     return patterns;
   }
   pre.only_keys({"type", "pretokenizers"});
@@ -127,7 +136,8 @@ std::vector<std::string> read_pre_tokenizers(const Field& root) {
   const size_t count = stages.array_size();
   for (size_t i = 0; i < count; ++i) {
     const bool closing = read_pre_tokenizer(stages.element(i), patterns);
-    if (closing != (i + 1 == count)) stages.element(i).wrong("ByteLevel not in the last place", "Split stages, then ByteLevel");
+    if (closing != (i + 1 == count))
+      stages.element(i).wrong("ByteLevel not in the last place", "Split stages, then ByteLevel");
   }
   if (count == 0) stages.wrong("no stage", "Split stages, then ByteLevel");
   return patterns;
@@ -148,7 +158,8 @@ std::vector<AddedToken> read_added(const Field& root) {
     const bool special = entry.member("special").boolean(false);
     added.push_back({static_cast<TokenId>(id), entry.member("content").string(), special,
                      entry.member("normalized").boolean(!special)});
-    if (added.back().content.empty()) entry.member("content").wrong("nothing", "at least one character");
+    if (added.back().content.empty())
+      entry.member("content").wrong("nothing", "at least one character");
   }
   std::sort(added.begin(), added.end(), [](const auto& a, const auto& b) { return a.id < b.id; });
   return added;
@@ -156,21 +167,26 @@ std::vector<AddedToken> read_added(const Field& root) {
 
 class ModelReader {
  public:
-  ModelReader(const TokenizerJson& json, const Field& model, TokenizerDefinition& out, const std::string& where)
+  ModelReader(const TokenizerJson& json, const Field& model, TokenizerDefinition& out,
+              const std::string& where)
       : json_(json), model_(model), out_(out), where_(where) {}
 
   void read() {
-    model_.only_keys({"type", "dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "fuse_unk",
-                      "byte_fallback", "ignore_merges", "vocab", "merges"});
-    const std::string type = model_.member("type").is_null() ? "BPE" : model_.member("type").string();
+    model_.only_keys({"type", "dropout", "unk_token", "continuing_subword_prefix",
+                      "end_of_word_suffix", "fuse_unk", "byte_fallback", "ignore_merges", "vocab",
+                      "merges"});
+    const std::string type =
+        model_.member("type").is_null() ? "BPE" : model_.member("type").string();
     if (type != "BPE") model_.member("type").wrong("\"" + type + "\"", "BPE");
-    for (const std::string_view key : {"dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix"}) {
+    for (const std::string_view key :
+         {"dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix"}) {
       const Field field = model_.member(key);
       field.expect(field.is_null() || field.json() == "", "null");
     }
     model_.member("byte_fallback").expect(!model_.member("byte_fallback").boolean(false), "false");
     out_.ignore_merges = model_.member("ignore_merges").boolean(false);
-    if (!json_.has_vocab) throw_bad_input({where_, "model.vocab", "nothing", "an object from token to id", ""});
+    if (!json_.has_vocab)
+      throw_bad_input({where_, "model.vocab", "nothing", "an object from token to id", ""});
     read_vocab();
     read_merges();
   }
@@ -183,33 +199,41 @@ class ModelReader {
     std::vector<const std::string*> text_of(most);
     const auto claim = [&](int64_t id, const std::string& text, const std::string& field) {
       if (id < 0 || id >= static_cast<int64_t>(most)) {
-        throw_bad_input({where_, field, fmt::format("id {}", id), "ids 0 to number of tokens - 1, without gaps", ""});
+        throw_bad_input({where_, field, fmt::format("id {}", id),
+                         "ids 0 to number of tokens - 1, without gaps", ""});
       }
       const std::string*& slot = text_of[static_cast<size_t>(id)];
       if (slot != nullptr && *slot != text) {
-        throw_bad_input({where_, field, fmt::format("id {} twice, for \"{}\" and for \"{}\"", id, *slot, text), "ids given once", ""});
+        throw_bad_input({where_, field,
+                         fmt::format("id {} twice, for \"{}\" and for \"{}\"", id, *slot, text),
+                         "ids given once", ""});
       }
       slot = &text;
     };
     std::unordered_map<std::string_view, TokenId> added_id;
     for (const AddedToken& token : out_.added) {
       if (!added_id.emplace(token.content, token.id).second) {
-        throw_bad_input({where_, "added_tokens", "\"" + token.content + "\" twice", "each token once", ""});
+        throw_bad_input(
+            {where_, "added_tokens", "\"" + token.content + "\" twice", "each token once", ""});
       }
       claim(token.id, token.content, "added_tokens");
     }
     for (const auto& [text, id] : json_.vocab) {
       const std::string field = "model.vocab[\"" + text + "\"]";
       if (const auto added = added_id.find(text); added != added_id.end() && added->second != id) {
-        throw_bad_input({where_, field, fmt::format("id {}", id), fmt::format("{}, as in added_tokens", added->second), ""});
+        throw_bad_input({where_, field, fmt::format("id {}", id),
+                         fmt::format("{}, as in added_tokens", added->second), ""});
       }
       claim(id, text, field);
-      if (!id_of_.emplace(text, static_cast<TokenId>(id)).second) throw_bad_input({where_, field, "the key twice", "once", ""});
+      if (!id_of_.emplace(text, static_cast<TokenId>(id)).second)
+        throw_bad_input({where_, field, "the key twice", "once", ""});
     }
-    const size_t count = static_cast<size_t>(
-        std::find(text_of.begin(), text_of.end(), nullptr) - text_of.begin());
-    if (std::any_of(text_of.begin() + static_cast<int64_t>(count), text_of.end(), [](auto* p) { return p != nullptr; })) {
-      throw_bad_input({where_, "model.vocab", fmt::format("no token with id {}", count), "ids without gaps", ""});
+    const size_t count =
+        static_cast<size_t>(std::find(text_of.begin(), text_of.end(), nullptr) - text_of.begin());
+    if (std::any_of(text_of.begin() + static_cast<int64_t>(count), text_of.end(),
+                    [](auto* p) { return p != nullptr; })) {
+      throw_bad_input({where_, "model.vocab", fmt::format("no token with id {}", count),
+                       "ids without gaps", ""});
     }
     out_.tokens.resize(count);
     for (size_t id = 0; id < count; ++id) {
@@ -220,7 +244,8 @@ class ModelReader {
       }
       auto bytes = alphabet_to_bytes(text);
       if (!bytes || bytes->empty()) {
-        throw_bad_input({where_, "model.vocab[\"" + text + "\"]", "a token that is not written in the byte alphabet",
+        throw_bad_input({where_, "model.vocab[\"" + text + "\"]",
+                         "a token that is not written in the byte alphabet",
                          "a byte-level token (or an added one)", ""});
       }
       out_.tokens[id] = *std::move(bytes);
@@ -243,7 +268,8 @@ class ModelReader {
         }
         left = std::string_view(text).substr(0, space);
         right = std::string_view(text).substr(space + 1);
-      } else if (merge.is_array() && merge.size() == 2 && merge[0].is_string() && merge[1].is_string()) {
+      } else if (merge.is_array() && merge.size() == 2 && merge[0].is_string() &&
+                 merge[1].is_string()) {
         left = merge[0].get_ref<const std::string&>();
         right = merge[1].get_ref<const std::string&>();
       } else {
@@ -256,7 +282,8 @@ class ModelReader {
   TokenId id_of(std::string_view text, size_t merge_idx) const {
     const auto found = id_of_.find(text);
     if (found == id_of_.end()) {
-      throw_bad_input({where_, fmt::format("model.merges[{}]", merge_idx), fmt::format("\"{}\"", text), "a token of model.vocab", ""});
+      throw_bad_input({where_, fmt::format("model.merges[{}]", merge_idx),
+                       fmt::format("\"{}\"", text), "a token of model.vocab", ""});
     }
     return found->second;
   }
@@ -286,42 +313,62 @@ std::string tokenizer_json(const TokenizerDefinition& definition) {
   const auto num_tokens = static_cast<int64_t>(definition.tokens.size());
   std::vector<bool> is_added(definition.tokens.size(), false);
   for (const AddedToken& token : definition.added) is_added[static_cast<size_t>(token.id)] = true;
-  // `tokenizers` numbers the added tokens that its vocabulary lacks behind the vocabulary; those with
-  // lower ids stand in both.
+  // `tokenizers` numbers the added tokens that its vocabulary lacks behind the vocabulary; those
+  // with lower ids stand in both.
   int64_t num_vocab = num_tokens;
   while (num_vocab > 0 && is_added[static_cast<size_t>(num_vocab - 1)]) --num_vocab;
 
   Json added = Json::array();
   for (const AddedToken& token : definition.added) {
-    added.push_back({{"id", token.id}, {"content", token.content}, {"single_word", false}, {"lstrip", false},
-                     {"rstrip", false}, {"normalized", token.normalized}, {"special", token.special}});
+    added.push_back({{"id", token.id},
+                     {"content", token.content},
+                     {"single_word", false},
+                     {"lstrip", false},
+                     {"rstrip", false},
+                     {"normalized", token.normalized},
+                     {"special", token.special}});
   }
   Json stages = Json::array();
   for (const std::string& pattern : definition.split_patterns) {
-    stages.push_back({{"type", "Split"}, {"pattern", {{"Regex", pattern}}}, {"behavior", "Isolated"}, {"invert", false}});
+    stages.push_back({{"type", "Split"},
+                      {"pattern", {{"Regex", pattern}}},
+                      {"behavior", "Isolated"},
+                      {"invert", false}});
   }
-  stages.push_back({{"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", false}});
-  const Json byte_level = {{"type", "ByteLevel"}, {"add_prefix_space", true}, {"trim_offsets", false}, {"use_regex", true}};
+  stages.push_back({{"type", "ByteLevel"},
+                    {"add_prefix_space", false},
+                    {"trim_offsets", true},
+                    {"use_regex", false}});
+  const Json byte_level = {{"type", "ByteLevel"},
+                           {"add_prefix_space", true},
+                           {"trim_offsets", false},
+                           {"use_regex", true}};
 
-  // Written by hand around the two long lists: an ordered JSON object of 10^5 keys fills in quadratic time.
+  // Written by hand around the two long lists: an ordered JSON object of 10^5 keys fills in
+  // quadratic time.
   const auto quoted = [](std::string_view s) { return Json(s).dump(); };
-  std::string out = "{\n\"version\": \"1.0\",\n\"truncation\": null,\n\"padding\": null,\n\"added_tokens\": ";
+  std::string out =
+      "{\n\"version\": \"1.0\",\n\"truncation\": null,\n\"padding\": null,\n\"added_tokens\": ";
   out += added.dump() + ",\n\"normalizer\": null,\n\"pre_tokenizer\": ";
   out += Json({{"type", "Sequence"}, {"pretokenizers", stages}}).dump();
   out += ",\n\"post_processor\": " + byte_level.dump() + ",\n\"decoder\": " + byte_level.dump();
   out += fmt::format(
-      ",\n\"model\": {{\n\"type\": \"BPE\", \"dropout\": null, \"unk_token\": null, \"continuing_subword_prefix\": null, "
-      "\"end_of_word_suffix\": null, \"fuse_unk\": false, \"byte_fallback\": false, \"ignore_merges\": {},\n\"vocab\": {{",
+      ",\n\"model\": {{\n\"type\": \"BPE\", \"dropout\": null, \"unk_token\": null, "
+      "\"continuing_subword_prefix\": null, "
+      "\"end_of_word_suffix\": null, \"fuse_unk\": false, \"byte_fallback\": false, "
+      "\"ignore_merges\": {},\n\"vocab\": {{",
       definition.ignore_merges);
   const auto written = [&](TokenId id) {
     const std::string& bytes = definition.tokens[static_cast<size_t>(id)];
     return quoted(is_added[static_cast<size_t>(id)] ? bytes : bytes_to_alphabet(bytes));
   };
-  for (TokenId id = 0; id < num_vocab; ++id) out += fmt::format("{}{}: {}", id == 0 ? "\n" : ",\n", written(id), id);
+  for (TokenId id = 0; id < num_vocab; ++id)
+    out += fmt::format("{}{}: {}", id == 0 ? "\n" : ",\n", written(id), id);
   out += "\n},\n\"merges\": [";
   for (size_t i = 0; i < definition.merges.size(); ++i) {
     const BpeMerge& merge = definition.merges[i];
-    out += fmt::format("{}[{}, {}]", i == 0 ? "\n" : ",\n", written(merge.left), written(merge.right));
+    out +=
+        fmt::format("{}[{}, {}]", i == 0 ? "\n" : ",\n", written(merge.left), written(merge.right));
   }
   out += "\n]\n}\n}\n";
   return out;

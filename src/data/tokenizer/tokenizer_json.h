@@ -1,5 +1,6 @@
-// tokenizer.json, the format of Hugging Face `tokenizers`: reading (strictly) and writing. Only what a
-// byte-level BPE needs is accepted; anything else that could change a token is an Error, never ignored.
+// tokenizer.json, the format of Hugging Face `tokenizers`: reading (strictly) and writing. Only
+// what a byte-level BPE needs is accepted; anything else that could change a token is an Error,
+// never ignored.
 #pragma once
 
 #include <string>

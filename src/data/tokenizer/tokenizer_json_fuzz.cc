@@ -1,5 +1,5 @@
-// Any bytes as a tokenizer.json: an Error or a tokenizer that works, never a crash. What loads is written,
-// read back and used.
+// Any bytes as a tokenizer.json: an Error or a tokenizer that works, never a crash. What loads is
+// written, read back and used.
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
@@ -15,7 +15,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     const Tokenizer again = Tokenizer::from_json(tokenizer_json(tokenizer.definition()), "written");
     const std::string_view sample = text.substr(0, 64);
     const auto ids = tokenizer.encode(sample, {.allow_special = true});
-    if (again.encode(sample, {.allow_special = true}) != ids || tokenizer.decode(ids) != sample) std::abort();
+    if (again.encode(sample, {.allow_special = true}) != ids || tokenizer.decode(ids) != sample)
+      std::abort();
   } catch (const Error&) {
   }
   return 0;

@@ -54,17 +54,21 @@ class Handler {
       return true;
     }
     const Json& object = *open_.back();
-    if (object.contains(name)) throw_bad_input({where_, name, "the key twice in one object", "once", ""});
+    if (object.contains(name))
+      throw_bad_input({where_, name, "the key twice in one object", "once", ""});
     if (object.size() >= kMaxKeys) {
-      throw_bad_input({where_, name, fmt::format("more than {} keys in one object", kMaxKeys), "fewer", ""});
+      throw_bad_input(
+          {where_, name, fmt::format("more than {} keys in one object", kMaxKeys), "fewer", ""});
     }
     keys_.back() = name;
     return true;
   }
   bool parse_error(size_t position, const std::string&, const Json::exception& error) {
     std::string reason = error.what();
-    if (const size_t colon = reason.find(": "); colon != std::string::npos) reason = reason.substr(colon + 2);
-    throw Error(ErrorKind::kBadInput, fmt::format("{}: not valid JSON at byte {}: {}", where_, position, reason));
+    if (const size_t colon = reason.find(": "); colon != std::string::npos)
+      reason = reason.substr(colon + 2);
+    throw Error(ErrorKind::kBadInput,
+                fmt::format("{}: not valid JSON at byte {}: {}", where_, position, reason));
   }
 
  private:
@@ -97,7 +101,8 @@ class Handler {
   // The pointers stay good: a parent gets its next member only after the child is closed.
   void open(Json&& v) {
     if (open_.size() >= kMaxDepth) {
-      throw_bad_input({where_, "", fmt::format("nesting deeper than {} levels", kMaxDepth), "", ""});
+      throw_bad_input(
+          {where_, "", fmt::format("nesting deeper than {} levels", kMaxDepth), "", ""});
     }
     open_.push_back(place(std::move(v)));
     keys_.emplace_back();

@@ -1,5 +1,5 @@
-// The JSON of a tokenizer.json as a value, except for its largest object: `model.vocab`, whose 10^5 keys come
-// out as a list (an object of the ordered JSON type takes quadratic time to fill).
+// The JSON of a tokenizer.json as a value, except for its largest object: `model.vocab`, whose 10^5
+// keys come out as a list (an object of the ordered JSON type takes quadratic time to fill).
 #pragma once
 
 #include <cstdint>
@@ -13,9 +13,9 @@
 namespace fathom {
 
 struct TokenizerJson {
-  Json root;                                             // model.vocab is null in it
+  Json root;  // model.vocab is null in it
   bool has_vocab = false;
-  std::vector<std::pair<std::string, int64_t>> vocab;    // in the order of the file
+  std::vector<std::pair<std::string, int64_t>> vocab;  // in the order of the file
 };
 
 // Errors: not JSON, a key twice, nesting deeper than 64, a vocabulary whose values are no integers.

@@ -1,4 +1,5 @@
-// tokenizer.json: what is written is read back to the same, and every broken file gives one clear error.
+// tokenizer.json: what is written is read back to the same, and every broken file gives one clear
+// error.
 #include "data/tokenizer/tokenizer_json.h"
 
 #include <gtest/gtest.h>
@@ -8,13 +9,15 @@
 #include "core/error.h"
 #include "core/faulty_file.h"
 #include "core/json.h"
-#include "data/tokenizer/byte_alphabet.h"
 #include "data/tokenizer/bpe_trainer.h"
+#include "data/tokenizer/byte_alphabet.h"
 
 namespace fathom {
 namespace {
 
-std::string golden(const std::string& name) { return std::string(FATHOM_GOLDEN_DIR "/tokenizer/") + name; }
+std::string golden(const std::string& name) {
+  return std::string(FATHOM_GOLDEN_DIR "/tokenizer/") + name;
+}
 
 // A vocabulary of the 256 bytes, "ab", "abc" and one added token.
 Json valid_json() {
@@ -25,7 +28,8 @@ Json valid_json() {
   json["pre_tokenizer"] = {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"use_regex", true}};
   json["decoder"] = {{"type", "ByteLevel"}};
   Json vocab = Json::object();
-  for (const char byte : bytes_in_alphabet_order()) vocab[bytes_to_alphabet({&byte, 1})] = vocab.size();
+  for (const char byte : bytes_in_alphabet_order())
+    vocab[bytes_to_alphabet({&byte, 1})] = vocab.size();
   vocab["ab"] = 256;
   vocab["abc"] = 257;
   json["model"] = {{"type", "BPE"}, {"vocab", vocab}, {"merges", {"a b", "ab c"}}};
@@ -42,7 +46,8 @@ void expect_error(const std::string& text, const std::vector<std::string>& said)
     EXPECT_EQ(error.kind(), ErrorKind::kBadInput);
     const std::string what = error.what();
     EXPECT_NE(what.find("t.json"), std::string::npos) << what;
-    for (const std::string& part : said) EXPECT_NE(what.find(part), std::string::npos) << what << "\n  lacks: " << part;
+    for (const std::string& part : said)
+      EXPECT_NE(what.find(part), std::string::npos) << what << "\n  lacks: " << part;
   }
 }
 
@@ -50,7 +55,8 @@ TEST(TokenizerJson, ReadsTheSmallestFile) {
   const Tokenizer tokenizer = load(valid_json());
   EXPECT_EQ(tokenizer.vocab_size(), 259);
   EXPECT_EQ(tokenizer.encode("abcab"), (std::vector<TokenId>{257, 256}));
-  EXPECT_EQ(tokenizer.encode("ab c", {}), (std::vector<TokenId>{256, tokenizer.encode(" ")[0], tokenizer.encode("c")[0]}));
+  EXPECT_EQ(tokenizer.encode("ab c", {}),
+            (std::vector<TokenId>{256, tokenizer.encode(" ")[0], tokenizer.encode("c")[0]}));
   EXPECT_EQ(tokenizer.encode("<end>", {.allow_special = true}), (std::vector<TokenId>{258}));
 }
 
@@ -70,7 +76,8 @@ TEST(TokenizerJson, IgnoreMergesTakesWholePieces) {
 }
 
 TEST(TokenizerJson, EachBrokenFileSaysWhatIsWrong) {
-  const auto broken = [](const std::vector<std::string>& said, const std::function<void(Json&)>& change) {
+  const auto broken = [](const std::vector<std::string>& said,
+                         const std::function<void(Json&)>& change) {
     Json json = valid_json();
     change(json);
     expect_error(json.dump(), said);
@@ -96,7 +103,8 @@ TEST(TokenizerJson, EachBrokenFileSaysWhatIsWrong) {
   });
   broken({"model.vocab[\"ab\"]", "an integer"}, [](Json& j) { j["model"]["vocab"]["ab"] = "256"; });
   broken({"model.vocab[\"ab\"]", "an integer"}, [](Json& j) { j["model"]["vocab"]["ab"] = 256.0; });
-  broken({"model.vocab[\"ab\"]", "an object"}, [](Json& j) { j["model"]["vocab"]["ab"] = Json::object(); });
+  broken({"model.vocab[\"ab\"]", "an object"},
+         [](Json& j) { j["model"]["vocab"]["ab"] = Json::object(); });
   broken({"byte alphabet"}, [](Json& j) { j["model"]["vocab"]["中"] = 259; });
   broken({"no token for the byte 0x21"}, [](Json& j) {
     j["model"]["vocab"].erase("!");
@@ -110,7 +118,9 @@ TEST(TokenizerJson, EachBrokenFileSaysWhatIsWrong) {
     j["added_tokens"][1]["id"] = 259;
   });
   broken({"added_tokens[0].lstrip"}, [](Json& j) { j["added_tokens"][0]["lstrip"] = true; });
-  broken({"the added token \"abc\""}, [](Json& j) { j["added_tokens"][0] = {{"id", 257}, {"content", "abc"}}; });
+  broken({"the added token \"abc\""}, [](Json& j) {
+    j["added_tokens"][0] = {{"id", 257}, {"content", "abc"}};
+  });
   broken({"model.type", "WordPiece"}, [](Json& j) { j["model"]["type"] = "WordPiece"; });
   broken({"model.dropout"}, [](Json& j) { j["model"]["dropout"] = 0.1; });
   broken({"model.unk_token"}, [](Json& j) { j["model"]["unk_token"] = "<unk>"; });
@@ -119,21 +129,33 @@ TEST(TokenizerJson, EachBrokenFileSaysWhatIsWrong) {
   broken({"truncation"}, [](Json& j) { j["truncation"] = {{"max_length", 5}}; });
   broken({"decoder", "a string"}, [](Json& j) { j["decoder"] = Json::object(); });
   broken({"decoder.type", "Metaspace"}, [](Json& j) { j["decoder"]["type"] = "Metaspace"; });
-  broken({"post_processor.type", "Bert"}, [](Json& j) { j["post_processor"] = {{"type", "BertProcessing"}}; });
-  broken({"pre_tokenizer.type", "Whitespace"}, [](Json& j) { j["pre_tokenizer"]["type"] = "Whitespace"; });
+  broken({"post_processor.type", "Bert"}, [](Json& j) {
+    j["post_processor"] = {{"type", "BertProcessing"}};
+  });
+  broken({"pre_tokenizer.type", "Whitespace"},
+         [](Json& j) { j["pre_tokenizer"]["type"] = "Whitespace"; });
   broken({"add_prefix_space"}, [](Json& j) { j["pre_tokenizer"]["add_prefix_space"] = true; });
   broken({"pretokenizers[0]", "ByteLevel not in the last place"}, [](Json& j) {
-    j["pre_tokenizer"] = {{"type", "Sequence"}, {"pretokenizers", {j["pre_tokenizer"], j["pre_tokenizer"]}}};
+    j["pre_tokenizer"] = {{"type", "Sequence"},
+                          {"pretokenizers", {j["pre_tokenizer"], j["pre_tokenizer"]}}};
   });
-  broken({"unknown key \"aded_tokens\"", "did you mean added_tokens"}, [](Json& j) { j["aded_tokens"] = 1; });
+  broken({"unknown key \"aded_tokens\"", "did you mean added_tokens"},
+         [](Json& j) { j["aded_tokens"] = 1; });
   const auto split = [](const std::string& key, const Json& value) {
     return [=](Json& j) {
-      Json stage = {{"type", "Split"}, {"pattern", {{"Regex", "a"}}}, {"behavior", "Isolated"}, {"invert", false}};
+      Json stage = {{"type", "Split"},
+                    {"pattern", {{"Regex", "a"}}},
+                    {"behavior", "Isolated"},
+                    {"invert", false}};
       stage[key] = value;
       j["pre_tokenizer"] = {{"type", "Sequence"}, {"pretokenizers", {stage, j["pre_tokenizer"]}}};
     };
   };
-  EXPECT_NO_THROW(([&] { Json j = valid_json(); split("invert", false)(j); load(j); })());
+  EXPECT_NO_THROW(([&] {
+    Json j = valid_json();
+    split("invert", false)(j);
+    load(j);
+  })());
   broken({"behavior", "Removed"}, split("behavior", "Removed"));
   broken({"invert"}, split("invert", true));
   broken({"pattern", "String"}, split("pattern", {{"String", "a"}}));
@@ -150,13 +172,15 @@ TEST(TokenizerJson, BrokenTextIsAnError) {
   expect_error(R"({"model":{"vocab":{"a":0},"vocab":{"a":0}}})", {"vocab", "twice"});
   expect_error(R"({"version":1,"version":1})", {"version", "twice"});
   expect_error(R"({"model":{"vocab":{"a":0,"a":1}}})", {});
-  for (size_t size = 0; size < text.size(); size += 7) expect_error(text.substr(0, size), {"not valid JSON"});
+  for (size_t size = 0; size < text.size(); size += 7)
+    expect_error(text.substr(0, size), {"not valid JSON"});
 }
 
 // Wherever one token of text stands in a file, the reader must not take the two files for one.
 TEST(TokenizerJson, WhatIsWrittenIsReadBack) {
   for (const std::string name : {"deepseek_v3/tokenizer.json.gz", "small/tokenizer.json"}) {
-    const TokenizerDefinition before = Tokenizer::load(local_file_system(), golden(name)).definition();
+    const TokenizerDefinition before =
+        Tokenizer::load(local_file_system(), golden(name)).definition();
     const TokenizerDefinition after = parse_tokenizer_json(tokenizer_json(before), "written");
     EXPECT_EQ(after.tokens, before.tokens);
     ASSERT_EQ(after.merges.size(), before.merges.size());
@@ -207,7 +231,8 @@ TEST(TokenizerFiles, SavedFolderLoadsAndNamesItsSpecialTokens) {
       break;
     } catch (const Error&) {
       const Tokenizer left = Tokenizer::load(files, folder);
-      EXPECT_TRUE(left.vocab_size() == tokenizer.vocab_size() || left.vocab_size() == other.vocab_size());
+      EXPECT_TRUE(left.vocab_size() == tokenizer.vocab_size() ||
+                  left.vocab_size() == other.vocab_size());
       ++num_changes;
     }
   }
@@ -218,7 +243,8 @@ TEST(TokenizerFiles, SavedFolderLoadsAndNamesItsSpecialTokens) {
 
 TEST(TokenizerFiles, MissingFileIsAnError) {
   EXPECT_THROW(Tokenizer::load(local_file_system(), "/nowhere/at/all"), Error);
-  EXPECT_THROW(Tokenizer::load(local_file_system(), golden("")), Error) << "a folder without tokenizer.json";
+  EXPECT_THROW(Tokenizer::load(local_file_system(), golden("")), Error)
+      << "a folder without tokenizer.json";
 }
 
 }  // namespace

@@ -16,18 +16,22 @@ constexpr int64_t kMaxUnpackedBytes = int64_t{64} << 30;
 
 // The member `key` of the object on `line`, checked by `is_right`.
 template <typename Check>
-Json member_of_line(std::string_view line, const char* key, const std::string& where, std::string_view expected,
-                    Check is_right) {
+Json member_of_line(std::string_view line, const char* key, const std::string& where,
+                    std::string_view expected, Check is_right) {
   Json json = parse_json(line, where);
   if (!json.is_object() || !json.contains(key)) {
-    throw_bad_input({where, key, json.is_object() ? "no such key" : describe_json(json), std::string(expected), ""});
+    throw_bad_input({where, key, json.is_object() ? "no such key" : describe_json(json),
+                     std::string(expected), ""});
   }
-  if (!is_right(json[key])) throw_bad_input({where, key, describe_json(json[key]), std::string(expected), ""});
+  if (!is_right(json[key]))
+    throw_bad_input({where, key, describe_json(json[key]), std::string(expected), ""});
   return json[key];
 }
 
 std::string text_of_line(std::string_view line, const std::string& where) {
-  return member_of_line(line, "text", where, "a string", [](const Json& v) { return v.is_string(); }).get<std::string>();
+  return member_of_line(line, "text", where, "a string",
+                        [](const Json& v) { return v.is_string(); })
+      .get<std::string>();
 }
 
 template <typename F>
@@ -40,22 +44,26 @@ void for_each_line(std::string_view text, F&& visit) {
   }
 }
 
-bool is_blank(std::string_view line) { return line.find_first_not_of(" \t\r") == std::string_view::npos; }
+bool is_blank(std::string_view line) {
+  return line.find_first_not_of(" \t\r") == std::string_view::npos;
+}
 
 }  // namespace
 
-std::string encode_json_line(const Tokenizer& tokenizer, std::string_view line, const EncodeOptions& options,
-                             const std::string& where) {
+std::string encode_json_line(const Tokenizer& tokenizer, std::string_view line,
+                             const EncodeOptions& options, const std::string& where) {
   const std::vector<TokenId> ids = tokenizer.encode(text_of_line(line, where), options);
   return fmt::format("{{\"ids\": [{}]}}", fmt::join(ids, ", "));
 }
 
-std::string decode_json_line(const Tokenizer& tokenizer, std::string_view line, const DecodeOptions& options,
-                             const std::string& where) {
-  const Json values = member_of_line(line, "ids", where, "a list of token ids", [](const Json& v) { return v.is_array(); });
+std::string decode_json_line(const Tokenizer& tokenizer, std::string_view line,
+                             const DecodeOptions& options, const std::string& where) {
+  const Json values = member_of_line(line, "ids", where, "a list of token ids",
+                                     [](const Json& v) { return v.is_array(); });
   std::vector<TokenId> ids;
   for (const Json& value : values) {
-    const bool fits = value.is_number_integer() && value.get<int64_t>() >= 0 && value.get<int64_t>() < tokenizer.vocab_size();
+    const bool fits = value.is_number_integer() && value.get<int64_t>() >= 0 &&
+                      value.get<int64_t>() < tokenizer.vocab_size();
     if (!fits) {
       throw_bad_input({where, fmt::format("ids[{}]", ids.size()), describe_json(value),
                        fmt::format("an id from 0 to {}", tokenizer.vocab_size() - 1), ""});
@@ -79,9 +87,11 @@ std::string visible_token(std::string_view bytes) {
       text += "\\t";
     } else if (first == '\\') {
       text += "\\\\";
-    } else if (c.bytes == 0 || c.code_point < 0x20 || (c.code_point >= 0x7F && c.code_point < 0xA0)) {
+    } else if (c.bytes == 0 || c.code_point < 0x20 ||
+               (c.code_point >= 0x7F && c.code_point < 0xA0)) {
       const int64_t end = at + std::max(c.bytes, 1);
-      for (int64_t i = at; i < end; ++i) text += fmt::format("\\x{:02X}", static_cast<uint8_t>(bytes[static_cast<size_t>(i)]));
+      for (int64_t i = at; i < end; ++i)
+        text += fmt::format("\\x{:02X}", static_cast<uint8_t>(bytes[static_cast<size_t>(i)]));
     } else {
       text.append(bytes.substr(static_cast<size_t>(at), static_cast<size_t>(c.bytes)));
     }
@@ -90,13 +100,15 @@ std::string visible_token(std::string_view bytes) {
   return text;
 }
 
-TrainingText::TrainingText(FileSystem& files, std::span<const std::string> paths, int64_t min_bytes) {
+TrainingText::TrainingText(FileSystem& files, std::span<const std::string> paths,
+                           int64_t min_bytes) {
   for (const std::string& path : paths) {
     std::string text = files.read_all(path);
     if (is_gzip(text)) text = gunzip(text, path, kMaxUnpackedBytes);
     if (path.ends_with(".jsonl") || path.ends_with(".jsonl.gz")) {
       for_each_line(text, [&](std::string_view line, int64_t number) {
-        if (!is_blank(line)) texts_.push_back(text_of_line(line, fmt::format("{}:{}", path, number)));
+        if (!is_blank(line))
+          texts_.push_back(text_of_line(line, fmt::format("{}:{}", path, number)));
       });
     } else {
       texts_.push_back(std::move(text));
@@ -107,7 +119,8 @@ TrainingText::TrainingText(FileSystem& files, std::span<const std::string> paths
     while (static_cast<int64_t>(rest.size()) > min_bytes) {
       size_t end = rest.find('\n', static_cast<size_t>(min_bytes));
       // The next line must begin with a visible ASCII character: then no piece runs over the cut.
-      while (end != std::string_view::npos && end + 1 < rest.size() && (rest[end + 1] <= ' ' || rest[end + 1] > '~')) {
+      while (end != std::string_view::npos && end + 1 < rest.size() &&
+             (rest[end + 1] <= ' ' || rest[end + 1] > '~')) {
         end = rest.find('\n', end + 1);
       }
       if (end == std::string_view::npos) break;

@@ -11,7 +11,8 @@ namespace fathom {
 namespace {
 
 const Tokenizer& small() {
-  static const Tokenizer tokenizer = Tokenizer::load(local_file_system(), FATHOM_GOLDEN_DIR "/tokenizer/small");
+  static const Tokenizer tokenizer =
+      Tokenizer::load(local_file_system(), FATHOM_GOLDEN_DIR "/tokenizer/small");
   return tokenizer;
 }
 
@@ -29,8 +30,11 @@ TEST(TokenizerLines, EncodesAndDecodesLines) {
   EXPECT_EQ(encoded, R"({"ids": [67, 201, 223, 276]})");
   EXPECT_EQ(decode_json_line(small(), encoded, {}, "in:1"), R"({"text":"a\n  b"})");
   EXPECT_EQ(encode_json_line(small(), R"({"text": ""})", {}, "in:1"), R"({"ids": []})");
-  EXPECT_EQ(encode_json_line(small(), R"({"text": "<｜end▁of▁sentence｜>"})", {.allow_special = true}, "in:1"), R"({"ids": [1]})");
-  EXPECT_EQ(decode_json_line(small(), R"({"ids": [1]})", {.skip_special = true}, "in:1"), R"({"text":""})");
+  EXPECT_EQ(encode_json_line(small(), R"({"text": "<｜end▁of▁sentence｜>"})",
+                             {.allow_special = true}, "in:1"),
+            R"({"ids": [1]})");
+  EXPECT_EQ(decode_json_line(small(), R"({"ids": [1]})", {.skip_special = true}, "in:1"),
+            R"({"text":""})");
 }
 
 TEST(TokenizerLines, BrokenLinesSayWhere) {
@@ -38,7 +42,8 @@ TEST(TokenizerLines, BrokenLinesSayWhere) {
   expect_error([] { encode_json_line(small(), R"({"txt": 1})", {}, "in:3"); }, "no such key");
   expect_error([] { encode_json_line(small(), R"({"text": 1})", {}, "in:3"); }, "a string");
   expect_error([] { encode_json_line(small(), "[]", {}, "in:3"); }, "in:3");
-  expect_error([] { decode_json_line(small(), R"({"ids": 5})", {}, "in:3"); }, "a list of token ids");
+  expect_error([] { decode_json_line(small(), R"({"ids": 5})", {}, "in:3"); },
+               "a list of token ids");
   expect_error([] { decode_json_line(small(), R"({"ids": [1, 1000]})", {}, "in:3"); }, "ids[1]");
   expect_error([] { decode_json_line(small(), R"({"ids": [1.5]})", {}, "in:3"); }, "ids[0]");
   expect_error([] { decode_json_line(small(), R"({"ids": [-1]})", {}, "in:3"); }, "0 to 999");
@@ -65,7 +70,8 @@ TEST(TokenizerLines, FilesAreCutWhereNoPieceIs) {
 TEST(TokenizerLines, JsonLinesAreDocuments) {
   FileSystem& files = local_file_system();
   const std::string path = testing::TempDir() + "/fathom_training.jsonl";
-  write_file_atomically(files, path, "{\"text\": \"one\\n\"}\n\n{\"text\": \"\"}\n{\"text\": \"two\"}");
+  write_file_atomically(files, path,
+                        "{\"text\": \"one\\n\"}\n\n{\"text\": \"\"}\n{\"text\": \"two\"}");
   const TrainingText text(files, std::vector{path});
   ASSERT_EQ(text.documents().size(), 2u);
   EXPECT_EQ(text.documents()[0], "one\n");

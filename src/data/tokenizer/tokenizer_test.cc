@@ -1,4 +1,5 @@
-// The tokenizer as a whole against what Hugging Face's `tokenizers` gives (tools/make_tokenizer_goldens.py).
+// The tokenizer as a whole against what Hugging Face's `tokenizers` gives
+// (tools/make_tokenizer_goldens.py).
 #include "data/tokenizer/tokenizer.h"
 
 #include <gtest/gtest.h>
@@ -17,14 +18,17 @@ namespace {
 
 using Ids = std::vector<TokenId>;
 
-std::string golden(const std::string& name) { return std::string(FATHOM_GOLDEN_DIR "/tokenizer/") + name; }
+std::string golden(const std::string& name) {
+  return std::string(FATHOM_GOLDEN_DIR "/tokenizer/") + name;
+}
 
 const Tokenizer& deepseek() {
   static const Tokenizer tokenizer = Tokenizer::load(local_file_system(), golden("deepseek_v3"));
   return tokenizer;
 }
 const Tokenizer& small() {
-  static const Tokenizer tokenizer = Tokenizer::load(local_file_system(), golden("small/tokenizer.json"));
+  static const Tokenizer tokenizer =
+      Tokenizer::load(local_file_system(), golden("small/tokenizer.json"));
   return tokenizer;
 }
 
@@ -94,10 +98,15 @@ bool is_marks_and_newlines(std::string_view text, IsMark is_mark) {
 TEST(Tokenizer, FactsOfThePublishedVocabulary) {
   const Tokenizer& tokenizer = deepseek();
   EXPECT_EQ(tokenizer.vocab_size(), 128815);
-  const auto ascii_mark = [](uint32_t c) { return c < 128 && std::ispunct(static_cast<int>(c)) != 0; };
+  const auto ascii_mark = [](uint32_t c) {
+    return c < 128 && std::ispunct(static_cast<int>(c)) != 0;
+  };
   // The blocks of CJK and full-width punctuation, and the interpunct.
-  const auto cjk_mark = [](uint32_t c) { return (c >= 0x3000 && c < 0x3040) || (c >= 0xFF00 && c < 0xFFF0) || c == 0xB7; };
-  int64_t num_bytes = 0, num_ascii_newline = 0, num_cjk_newline = 0, num_digits = 0, num_too_many_digits = 0;
+  const auto cjk_mark = [](uint32_t c) {
+    return (c >= 0x3000 && c < 0x3040) || (c >= 0xFF00 && c < 0xFFF0) || c == 0xB7;
+  };
+  int64_t num_bytes = 0, num_ascii_newline = 0, num_cjk_newline = 0, num_digits = 0,
+          num_too_many_digits = 0;
   for (TokenId id = 0; id < 128000; ++id) {
     if (tokenizer.is_added(id)) continue;
     const std::string_view bytes = tokenizer.token_bytes(id);
@@ -147,12 +156,15 @@ TEST(Tokenizer, SpecialTokensOfThePublishedVocabulary) {
 
 TEST(Tokenizer, UserTextNeverYieldsAnAddedToken) {
   for (const AddedToken& token : deepseek().definition().added) {
-    for (const std::string& text : {token.content, "Say " + token.content + "!", token.content + token.content}) {
+    for (const std::string& text :
+         {token.content, "Say " + token.content + "!", token.content + token.content}) {
       const Ids ids = deepseek().encode(text);
       for (const TokenId id : ids) ASSERT_FALSE(deepseek().is_added(id)) << text;
       ASSERT_EQ(deepseek().decode(ids), text);
       const Ids special = deepseek().encode(text, {.allow_special = true});
-      ASSERT_EQ(std::count(special.begin(), special.end(), token.id), text.size() == 2 * token.content.size() ? 2 : 1) << text;
+      ASSERT_EQ(std::count(special.begin(), special.end(), token.id),
+                text.size() == 2 * token.content.size() ? 2 : 1)
+          << text;
       ASSERT_EQ(deepseek().decode(special), text);
     }
   }
@@ -182,7 +194,8 @@ TEST(Tokenizer, RandomBytesRoundTrip) {
 
 TEST(Tokenizer, HostileRunsEndAndComeBack) {
   constexpr size_t kBytes = 1 << 20;
-  for (const std::string_view unit : {"a", " ", "\n", "!", "7", "\xFF", "中", "<｜", "a ", " \n", "A\u0301"}) {
+  for (const std::string_view unit :
+       {"a", " ", "\n", "!", "7", "\xFF", "中", "<｜", "a ", " \n", "A\u0301"}) {
     std::string text;
     while (text.size() < kBytes) text += unit;
     const Ids ids = deepseek().encode(text, {.allow_special = true});
@@ -192,19 +205,24 @@ TEST(Tokenizer, HostileRunsEndAndComeBack) {
 }
 
 TEST(Tokenizer, DecodeChecksAndSkips) {
-  EXPECT_EQ(deepseek().decode(Ids{0, 19923, 128803, 3, 1}), "<｜begin▁of▁sentence｜>Hello<｜User｜>!<｜end▁of▁sentence｜>");
-  EXPECT_EQ(deepseek().decode(Ids{0, 19923, 128803, 3, 1}, {.skip_special = true}), "Hello<｜User｜>!");
+  EXPECT_EQ(deepseek().decode(Ids{0, 19923, 128803, 3, 1}),
+            "<｜begin▁of▁sentence｜>Hello<｜User｜>!<｜end▁of▁sentence｜>");
+  EXPECT_EQ(deepseek().decode(Ids{0, 19923, 128803, 3, 1}, {.skip_special = true}),
+            "Hello<｜User｜>!");
   EXPECT_THROW(deepseek().decode(Ids{1, 128815}), Error);
   EXPECT_THROW(deepseek().decode(Ids{-1}), Error);
   EXPECT_THROW(deepseek().token_bytes(-1), CheckFailure);
 }
 
 TEST(Tokenizer, PiecesAreCutBeforeMerging) {
-  EXPECT_EQ(deepseek().pieces("Hello  2024!"), (std::vector<std::string_view>{"Hello", "  ", "202", "4", "!"}));
+  EXPECT_EQ(deepseek().pieces("Hello  2024!"),
+            (std::vector<std::string_view>{"Hello", "  ", "202", "4", "!"}));
 }
 
 TEST(StreamDecoder, GivesWholeCharactersAndTheSameText) {
-  const std::string text = "naïve 😀 你好 𠀀\xF0\x9F" "x\xFF end \xE4\xBD";
+  const std::string text =
+      "naïve 😀 你好 𠀀\xF0\x9F"
+      "x\xFF end \xE4\xBD";
   // By bytes, the worst cut of all, and as encoded.
   Ids bytes;
   for (const char c : text) bytes.push_back(deepseek().encode(std::string(1, c)).at(0));

@@ -1,5 +1,6 @@
-// Any bytes as text: with a vocabulary learnt from them, encoding and decoding give the bytes back, the
-// scanner covers them, added tokens come only when asked for, and streaming ends in the same text.
+// Any bytes as text: with a vocabulary learnt from them, encoding and decoding give the bytes back,
+// the scanner covers them, added tokens come only when asked for, and streaming ends in the same
+// text.
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
@@ -24,7 +25,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   for (const bool allow_special : {false, true}) {
     const auto ids = tokenizer.encode(text, {.allow_special = allow_special});
     require(tokenizer.decode(ids) == text);
-    require(allow_special || std::none_of(ids.begin(), ids.end(), [&](TokenId id) { return tokenizer.is_added(id); }));
+    require(allow_special || std::none_of(ids.begin(), ids.end(),
+                                          [&](TokenId id) { return tokenizer.is_added(id); }));
     StreamDecoder decoder(tokenizer);
     std::string streamed;
     for (const TokenId id : ids) streamed += decoder.push(id);

@@ -11,11 +11,12 @@ namespace {
 constexpr uint32_t kRangeStarts[] = {
 #include "data/tokenizer/unicode_classes.inc"
 };
-constexpr CharClass kClassOfIndex[] = {kClassOther,  kClassLetter,      kClassMark,  kClassNumber,
+constexpr CharClass kClassOfIndex[] = {kClassOther,       kClassLetter, kClassMark,  kClassNumber,
                                        kClassPunctuation, kClassSymbol, kClassSpace, kClassOther};
 
-// The length that a lead byte announces (0: it can start nothing) and the range of its second byte, the
-// only continuation byte whose range depends on the lead (no overlong forms, surrogates, or > 10FFFF).
+// The length that a lead byte announces (0: it can start nothing) and the range of its second byte,
+// the only continuation byte whose range depends on the lead (no overlong forms, surrogates, or >
+// 10FFFF).
 struct Lead {
   int32_t bytes;
   uint8_t second_min;
@@ -126,7 +127,8 @@ CharClassTable::CharClassTable() {
     std::string classes;
     for (uint32_t i = 0; i < (1u << kBlockBits); ++i) {
       const uint32_t code_point = block << kBlockBits | i;
-      while (range + 1 < std::size(kRangeStarts) && (kRangeStarts[range + 1] >> 3) <= code_point) ++range;
+      while (range + 1 < std::size(kRangeStarts) && (kRangeStarts[range + 1] >> 3) <= code_point)
+        ++range;
       classes.push_back(static_cast<char>(kClassOfIndex[kRangeStarts[range] & 7]));
     }
     const auto next = static_cast<uint16_t>(known.size());

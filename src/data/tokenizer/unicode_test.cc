@@ -25,8 +25,10 @@ TEST(Unicode, EveryCodePointComesBack) {
 }
 
 TEST(Unicode, RefusesOverlongSurrogateAndTooLarge) {
-  for (const std::string bad : {"\xC0\x80", "\xC1\xBF", "\xE0\x80\x80", "\xE0\x9F\xBF", "\xF0\x80\x80\x80", "\xF0\x8F\xBF\xBF",
-                                "\xED\xA0\x80", "\xED\xBF\xBF", "\xF4\x90\x80\x80", "\xF5\x80\x80\x80", "\xFF", "\x80", "\xC3", "\xE4\xBD"}) {
+  for (const std::string bad :
+       {"\xC0\x80", "\xC1\xBF", "\xE0\x80\x80", "\xE0\x9F\xBF", "\xF0\x80\x80\x80",
+        "\xF0\x8F\xBF\xBF", "\xED\xA0\x80", "\xED\xBF\xBF", "\xF4\x90\x80\x80", "\xF5\x80\x80\x80",
+        "\xFF", "\x80", "\xC3", "\xE4\xBD"}) {
     EXPECT_EQ(decode_utf8(bad, 0).bytes, 0);
     EXPECT_FALSE(is_valid_utf8(bad));
   }
@@ -34,7 +36,9 @@ TEST(Unicode, RefusesOverlongSurrogateAndTooLarge) {
 
 // Expected values from Python 3.11: bytes.decode("utf-8", "replace").
 TEST(Unicode, ReplacesMaximalBrokenParts) {
-  EXPECT_EQ(utf8_with_replacement("a\xF0\x9F\x98" "b"), "a\uFFFDb");
+  EXPECT_EQ(utf8_with_replacement("a\xF0\x9F\x98"
+                                  "b"),
+            "a\uFFFDb");
   EXPECT_EQ(utf8_with_replacement("\xF0\x9F\xFF"), "\uFFFD\uFFFD");
   EXPECT_EQ(utf8_with_replacement("\xED\xA0\x80"), "\uFFFD\uFFFD\uFFFD");
   EXPECT_EQ(utf8_with_replacement("\xE4\xBD"), "\uFFFD");
@@ -58,7 +62,9 @@ TEST(Unicode, ClassesOfKnownCharacters) {
   for (uint32_t c = 0; c < 0x110000; ++c) {
     if (table[c] == kClassSpace) spaces += fmt::format("{:x} ", c);
   }
-  EXPECT_EQ(spaces, "9 a b c d 20 85 a0 1680 2000 2001 2002 2003 2004 2005 2006 2007 2008 2009 200a 2028 2029 202f 205f 3000 ");
+  EXPECT_EQ(spaces,
+            "9 a b c d 20 85 a0 1680 2000 2001 2002 2003 2004 2005 2006 2007 2008 2009 200a 2028 "
+            "2029 202f 205f 3000 ");
 }
 
 TEST(ByteAlphabet, IsGpt2sAndReversible) {

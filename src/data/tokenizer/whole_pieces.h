@@ -1,5 +1,5 @@
-// Looks a piece of text up as a token in one step. Most words of a text are tokens as they stand, and this spares
-// them the merging.
+// Looks a piece of text up as a token in one step. Most words of a text are tokens as they stand,
+// and this spares them the merging.
 #pragma once
 
 #include <algorithm>
@@ -35,7 +35,9 @@ class WholePieces {
     for (uint64_t i = hash & (slots_.size() - 1);; i = (i + 1) & (slots_.size() - 1)) {
       const Slot& slot = slots_[i];
       if (slot.id == kNoToken) return kNoToken;
-      if (slot.tag == static_cast<uint32_t>(hash >> 32) && tokens_[static_cast<size_t>(slot.id)] == piece) return slot.id;
+      if (slot.tag == static_cast<uint32_t>(hash >> 32) &&
+          tokens_[static_cast<size_t>(slot.id)] == piece)
+        return slot.id;
     }
   }
 
