@@ -1,11 +1,11 @@
 // Training speed: forward, backward and AdamW of a model on random tokens, as the trainer runs them.
-// The counterpart of bench/rivals/torch_train.py (script/bench runs both, interleaved).
-//   bench_train_step CONFIG.json [threads rows context steps precision]
+// The counterpart of bench/rivals/torch_train.py (script/bench runs both, interleaved). MTP modules are left
+// out unless `mtp` is given, since the rival cannot train them.
+//   bench_train_step CONFIG.json [threads rows context steps precision [mtp]]
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
-#include <map>
 #include <string>
 #include <vector>
 
@@ -19,13 +19,14 @@ using namespace fathom;
 
 int main(int argc, char** argv) {
   if (argc < 2) {
-    std::fprintf(stderr, "usage: %s CONFIG.json [threads rows context steps precision]\n", argv[0]);
+    std::fprintf(stderr, "usage: %s CONFIG.json [threads rows context steps precision [mtp]]\n", argv[0]);
     return 2;
   }
   const auto argument = [&](int i, int otherwise) { return argc > i ? std::atoi(argv[i]) : otherwise; };
   const int threads = argument(2, 2), rows = argument(3, 8), context = argument(4, 256), steps = argument(5, 10);
   const Policy& policy = policy_by_name(argc > 6 ? argv[6] : "bf16");
-  const ModelConfig config = parse_config_json(local_file_system().read_all(argv[1]), argv[1]);
+  ModelConfig config = parse_config_json(local_file_system().read_all(argv[1]), argv[1]);
+  if (argc <= 7 || std::string(argv[7]) != "mtp") config.num_nextn_predict_layers = 0;
   Context ctx(threads);
   Model model(config, policy, context);
   ParameterSet master("master", parameter_specs(config), {DType::kF32, DType::kF32});

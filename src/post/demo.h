@@ -19,6 +19,10 @@
 
 namespace fathom {
 
+// The architecture; configs/models/demo.json is the same as a file (its special tokens differ: the demo
+// trains its own tokenizer).
+ModelConfig demo_model_config();
+
 struct DemoConfig {
   uint64_t seed = 0;
   std::string data_folder;          // English, Chinese and code as JSONL
