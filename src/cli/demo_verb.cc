@@ -69,7 +69,7 @@ class DemoDisplay final : public DemoObserver {
     right_ += right ? 1 : 0;
     if (quiet_) return;
     const std::string line = fmt::format("{} right of {}   {}  ->  {}", right_, asked_, question.text, reply);
-    if (asked_ % 12 == 1) {
+    if (!right || asked_ % 12 == 1) {
       panel_.print(fmt::format("  {} {}  ->  {}", right ? "right" : "WRONG", question.text, reply));
     }
     panel_.update([&] { return std::vector<std::string>{line}; }, line);
@@ -128,7 +128,7 @@ void print_result(const DemoResult& result, const Options& options) {
   }
   fmt::print("\nHeld-out questions answered right: {:.1f} %\n", 100 * result.held_out_accuracy);
   for (const auto& [kind, score] : result.by_kind) fmt::print("  {:<11} {:>3} of {}\n", kind, score.right, score.asked);
-  fmt::print("Real text that was kept back: {:.2f} bits per byte\n", result.held_out_bits_per_byte);
+  fmt::print("Documents that were kept back: {:.2f} bits per byte\n", result.held_out_bits_per_byte);
   fmt::print("Busiest expert, worst layer: {:.2f} times its share\n", 1 + result.max_violation);
   fmt::print("{:.0f} s in all; the model: {}\n", result.seconds, result.model_folder);
 }

@@ -17,14 +17,14 @@ namespace {
 
 constexpr int64_t kContext = 128;
 constexpr int64_t kRows = 8;             // of a step: small steps, many of them
-constexpr int64_t kPretrainSteps = 2400;
-constexpr int64_t kFinetuneSteps = 350;
-constexpr int64_t kWorldBytes = 1'500'000;
-constexpr double kTextShare = 0.25;      // of the real text, an epoch
-constexpr int64_t kDialogues = 4000;
-constexpr int64_t kReadDialogues = 3000;  // the first of them are also met in pre-training, as text
+constexpr int64_t kPretrainSteps = 2500;
+constexpr int64_t kFinetuneSteps = 600;
+constexpr int64_t kWorldBytes = 1'600'000;
+constexpr double kTextShare = 0.2;      // of the real text, an epoch
+constexpr int64_t kDialogues = 7000;      // also met in pre-training, as text
+constexpr double kRehearsedShare = 0.5;   // of the world's documents, while fine-tuning
 constexpr int64_t kTokenizerWorldDocuments = 3000;  // enough to meet every name
-constexpr int64_t kLoadWindowSteps = 20;
+constexpr int64_t kLoadWindowSteps = 50;  // 400 rows
 
 TrainConfig training_config(const DemoConfig& demo, int64_t steps) {
   TrainConfig config;
@@ -39,7 +39,7 @@ TrainConfig training_config(const DemoConfig& demo, int64_t steps) {
   return config;
 }
 
-// Over a window of steps: a single step of two thousand tokens is dominated by what its rows are about.
+// Over a window of steps: a single step of eight rows is dominated by what they are about.
 class LoadWindow {
  public:
   explicit LoadWindow(int64_t num_experts) : num_experts_(num_experts) {}
@@ -124,7 +124,7 @@ struct Demo::Impl {
     model_config.eos_token_id = tokenizer->special().eos;
 
     for (int64_t i = 0; i < kDialogues; ++i) dialogues.push_back(world.dialogue(i));
-    Source read = dialogue_source("dialogues", std::span(dialogues).first(kReadDialogues), *tokenizer);
+    Source read = dialogue_source("dialogues", dialogues, *tokenizer);
     for (Document& document : read.documents) document.is_label.clear();  // questions too
     sources.push_back(std::move(read));
   }
@@ -157,7 +157,7 @@ struct Demo::Impl {
     train.schedule.warmup_steps = 40;
     train.schedule.lr = {{.shape = "constant", .lr = 2.5e-3, .tokens = {.share = 0.2, .is_share = true}},
                          {.shape = "cosine", .lr = 2.5e-4, .tokens = {.share = 0.8, .is_share = true}}};
-    train.schedule.bias_update_speed = 0.003;
+    train.schedule.bias_update_speed = 0.005;
     train.schedule.mtp_weight_until = {.share = 0.7, .is_share = true};
     auto loader = std::make_unique<Loader>(*tokenizer, std::move(sources), train.data.loader, config.seed, kContext,
                                            model_config.num_nextn_predict_layers, &ctx.threads());
@@ -183,11 +183,14 @@ struct Demo::Impl {
     TrainConfig train = training_config(config, config.finetune_steps);
     train.data.loader = dialogue_loader_config();
     train.schedule.warmup_steps = 20;
-    train.schedule.lr = {{.shape = "constant", .lr = 7e-4, .tokens = {.share = 0.3, .is_share = true}},
+    train.schedule.lr = {{.shape = "constant", .lr = 8e-4, .tokens = {.share = 0.3, .is_share = true}},
                          {.shape = "cosine", .lr = 2e-5, .tokens = {.share = 0.7, .is_share = true}}};
     train.schedule.mtp_weight = 0.1;
     std::vector<Source> rows;
     rows.push_back(dialogue_source("dialogues", dialogues, *tokenizer));
+    // Lessons alone would overwrite what was read and is not asked about in them.
+    Source& rehearsed = rows.emplace_back(Source{.name = "world", .repeats = kRehearsedShare, .fill_in_middle = false});
+    for (std::string& text : world.documents(kWorldBytes)) rehearsed.documents.push_back({.text = std::move(text)});
     auto loader = std::make_unique<Loader>(*tokenizer, std::move(rows), train.data.loader, config.seed, kContext,
                                            model_config.num_nextn_predict_layers, &ctx.threads());
     std::unique_ptr<Trainer> pretrained = std::move(trainer);

@@ -52,9 +52,9 @@ struct DemoResult {
   std::map<std::string, DemoScore> by_kind;
   double seconds = 0;               // of this process
   double final_loss = 0;            // mean of the last 20 pre-training steps
-  double held_out_bits_per_byte = 0;  // of real text that was kept back
+  double held_out_bits_per_byte = 0;  // of documents of all sources that were kept back
   double max_violation = 0;         // worst layer's max / mean - 1 over the last nine tenths of pre-training,
-                                    // each value over a window of 20 steps
+                                    // each value over a window of 50 steps
   std::string model_folder;         // the taught model, as everyone reads it
 };
 

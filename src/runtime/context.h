@@ -12,7 +12,7 @@
 
 namespace fathom {
 
-// Sees named tensors as they are computed (`fathom logits --dump`, tests, the first-bad-tensor search).
+// Sees named tensors as they are computed (tests, the search for the first tensor that is not finite).
 class Observer {
  public:
   virtual ~Observer() = default;
