@@ -20,9 +20,9 @@ std::vector<double> read(const SafetensorsReader& file, const std::string& name)
   return values;
 }
 
-// The worst |ours - torch| in units of what the roundings of all steps so far can add up to: each step
-// rounds the parameter three times (decay, step, difference) and a step of at most about 2 lr some
-// twenty times.
+// The worst |ours - torch| in units of what the roundings of all steps so far can add up to: each
+// step rounds the parameter three times (decay, step, difference) and a step of at most about 2 lr
+// some twenty times.
 template <typename T>
 double worst_margin(const SafetensorsReader& file, IsaLevel level, bool forget_decay = false) {
   const double unit = sizeof(T) == 8 ? 0x1p-53 : 0x1p-24;
@@ -31,10 +31,12 @@ double worst_margin(const SafetensorsReader& file, IsaLevel level, bool forget_d
   Context ctx(1, level);
   double worst = 0;
   for (const std::string name : {"a", "b", "c"}) {
-    const std::vector<double> initial = read(file, name + ".initial"), gradients = read(file, name + ".gradients"),
+    const std::vector<double> initial = read(file, name + ".initial"),
+                              gradients = read(file, name + ".gradients"),
                               after = read(file, name + ".after" + bits);
     const int64_t count = static_cast<int64_t>(initial.size());
-    std::vector<T> p(initial.begin(), initial.end()), g(initial.size()), m(initial.size()), v(initial.size());
+    std::vector<T> p(initial.begin(), initial.end()), g(initial.size()), m(initial.size()),
+        v(initial.size());
     const auto view = [&](std::vector<T>& values, const char* tensor) {
       return TensorView(values.data(), dtype_of<T>, {count}, tensor);
     };
@@ -43,13 +45,22 @@ double worst_margin(const SafetensorsReader& file, IsaLevel level, bool forget_d
       const int64_t begin = (step - 1) * count;
       std::copy_n(gradients.begin() + begin, count, g.begin());
       const double lr = rates[static_cast<size_t>(step - 1)];
-      adamw(ctx, {.master = view(p, "p"), .grad = view(g, "g"), .m = view(m, "m"), .v = view(v, "v"), .lr = lr,
-                  .beta1 = hyper[0], .beta2 = hyper[1], .eps = hyper[2], .weight_decay = forget_decay ? 0 : hyper[3],
+      adamw(ctx, {.master = view(p, "p"),
+                  .grad = view(g, "g"),
+                  .m = view(m, "m"),
+                  .v = view(v, "v"),
+                  .lr = lr,
+                  .beta1 = hyper[0],
+                  .beta2 = hyper[1],
+                  .eps = hyper[2],
+                  .weight_decay = forget_decay ? 0 : hyper[3],
                   .step = step});
-      for (int64_t i = 0; i < count; ++i) size = std::max(size, std::fabs(after[static_cast<size_t>(begin + i)]));
+      for (int64_t i = 0; i < count; ++i)
+        size = std::max(size, std::fabs(after[static_cast<size_t>(begin + i)]));
       step_sum += 3 * size + 40 * lr;
       for (int64_t i = 0; i < count; ++i) {
-        const double error = std::fabs(static_cast<double>(p[static_cast<size_t>(i)]) - after[static_cast<size_t>(begin + i)]);
+        const double error = std::fabs(static_cast<double>(p[static_cast<size_t>(i)]) -
+                                       after[static_cast<size_t>(begin + i)]);
         worst = std::max(worst, std::isnan(error) ? 1e300 : error / (unit * step_sum));
       }
     }
@@ -65,7 +76,8 @@ TEST(AdamwGolden, FollowsTorchForFiftySteps) {
   for (const IsaLevel level : supported_isa_levels()) {
     const double worst = worst_margin<float>(file, level);
     EXPECT_LE(worst, 1.0) << isa_name(level);
-    std::printf("fp32 %s: worst error %.3f of its tolerance\n", std::string(isa_name(level)).c_str(), worst);
+    std::printf("fp32 %s: worst error %.3f of its tolerance\n",
+                std::string(isa_name(level)).c_str(), worst);
   }
 }
 

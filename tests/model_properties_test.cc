@@ -13,14 +13,18 @@ namespace {
 using namespace testing_models;
 
 struct Fixture {
-  explicit Fixture(const ModelConfig& config, const Policy& policy = kPolicyFp32, int threads = 1, uint64_t seed = 3)
-      : ctx(threads), model(config, policy), gradients("gradients", parameter_specs(config), policy.gradient_dtypes()) {
+  explicit Fixture(const ModelConfig& config, const Policy& policy = kPolicyFp32, int threads = 1,
+                   uint64_t seed = 3)
+      : ctx(threads),
+        model(config, policy),
+        gradients("gradients", parameter_specs(config), policy.gradient_dtypes()) {
     initialize_parameters(config, seed, model.weights());
     // A bias that matters for the selection.
     for (int64_t i = 0; i < model.weights().size(); ++i) {
       if (model.weights().spec(i).kind != ParameterKind::kRouterBias) continue;
       const TensorView& bias = model.weights().view(i);
-      for (int64_t e = 0; e < bias.num_elements(); ++e) bias.as<float>()[e] = 0.01f * static_cast<float>(e % 5);
+      for (int64_t e = 0; e < bias.num_elements(); ++e)
+        bias.as<float>()[e] = 0.01f * static_cast<float>(e % 5);
     }
   }
   std::vector<float> logits(const TokenBatch& batch) {
@@ -47,13 +51,15 @@ double max_difference(std::span<const float> a, std::span<const float> b) {
 
 bool same_bits(const ParameterSet& a, const ParameterSet& b) {
   for (int64_t i = 0; i < a.size(); ++i) {
-    if (std::memcmp(a.view(i).data, b.view(i).data, static_cast<size_t>(a.view(i).num_bytes())) != 0) return false;
+    if (std::memcmp(a.view(i).data, b.view(i).data, static_cast<size_t>(a.view(i).num_bytes())) !=
+        0)
+      return false;
   }
   return true;
 }
 
-// Row 11: the absorbed form over the cache against the expanded form, at every position, fed in pieces
-// of every size.
+// Row 11: the absorbed form over the cache against the expanded form, at every position, fed in
+// pieces of every size.
 TEST(ModelProperties, AbsorbedAttentionEqualsExpanded) {
   for (const bool compressed : {true, false}) {
     ModelConfig config = tiny_config();
@@ -61,17 +67,22 @@ TEST(ModelProperties, AbsorbedAttentionEqualsExpanded) {
     Fixture f(config);
     const int64_t S = 40, V = config.vocab_size;
     const std::vector<int32_t> tokens = random_tokens(S + 2, V, 5);
-    const std::vector<float> expected = f.logits({.num_rows = 1, .context = S, .row_length = S, .tokens = tokens.data()});
+    const std::vector<float> expected =
+        f.logits({.num_rows = 1, .context = S, .row_length = S, .tokens = tokens.data()});
     for (const int64_t piece : {int64_t{1}, int64_t{7}, S}) {
       LatentCache cache(config, kPolicyFp32, S);
       std::vector<float> row(static_cast<size_t>(V));
       for (int64_t begin = 0; begin < S; begin += piece) {
         const int64_t count = std::min(piece, S - begin);
-        const SequenceInput input{std::span(tokens).subspan(static_cast<size_t>(begin), static_cast<size_t>(count)), cache.layers(), begin};
+        const SequenceInput input{
+            std::span(tokens).subspan(static_cast<size_t>(begin), static_cast<size_t>(count)),
+            cache.layers(), begin};
         std::fill(row.begin(), row.end(), NAN);
-        forward_cached(f.ctx, f.model, std::span(&input, 1), TensorView(row.data(), DType::kF32, Shape{1, V}, "logits"));
+        forward_cached(f.ctx, f.model, std::span(&input, 1),
+                       TensorView(row.data(), DType::kF32, Shape{1, V}, "logits"));
         cache.advance(count);
-        const auto wanted = std::span(expected).subspan(static_cast<size_t>((begin + count - 1) * V), static_cast<size_t>(V));
+        const auto wanted = std::span(expected).subspan(
+            static_cast<size_t>((begin + count - 1) * V), static_cast<size_t>(V));
         EXPECT_LE(max_difference(row, wanted), 1e-4) << "piece " << piece << " at " << begin;
       }
     }
@@ -84,12 +95,15 @@ TEST(ModelProperties, SequencesInOneBatchDoNotMix) {
   Fixture f(config);
   const int64_t V = config.vocab_size;
   const std::vector<int32_t> a = random_tokens(9, V, 1), b = random_tokens(4, V, 2);
-  LatentCache cache_a(config, kPolicyFp32, 16), cache_b(config, kPolicyFp32, 16), alone(config, kPolicyFp32, 16);
+  LatentCache cache_a(config, kPolicyFp32, 16), cache_b(config, kPolicyFp32, 16),
+      alone(config, kPolicyFp32, 16);
   std::vector<float> both(static_cast<size_t>(2 * V), NAN), single(static_cast<size_t>(V), NAN);
   const SequenceInput inputs[] = {{a, cache_a.layers(), 0}, {b, cache_b.layers(), 0}};
-  forward_cached(f.ctx, f.model, inputs, TensorView(both.data(), DType::kF32, Shape{2, V}, "logits"));
+  forward_cached(f.ctx, f.model, inputs,
+                 TensorView(both.data(), DType::kF32, Shape{2, V}, "logits"));
   const SequenceInput input{b, alone.layers(), 0};
-  forward_cached(f.ctx, f.model, std::span(&input, 1), TensorView(single.data(), DType::kF32, Shape{1, V}, "logits"));
+  forward_cached(f.ctx, f.model, std::span(&input, 1),
+                 TensorView(single.data(), DType::kF32, Shape{1, V}, "logits"));
   EXPECT_LE(max_difference(std::span(both).subspan(static_cast<size_t>(V)), single), 1e-5);
 }
 
@@ -159,7 +173,8 @@ TEST(ModelProperties, NoTokenIsDroppedWhenAllGoToTheSameExperts) {
   TrainingPass pass(f.model, B, S);
   std::vector<int64_t> counts(moe_layers(config).size() * 16);
   pass.forward(f.ctx, full_batch(config, tokens, B, S), {}, counts.data());
-  for (int64_t e = 0; e < 16; ++e) EXPECT_EQ(counts[static_cast<size_t>(e)], e < 4 ? B * S : 0) << e;
+  for (int64_t e = 0; e < 16; ++e)
+    EXPECT_EQ(counts[static_cast<size_t>(e)], e < 4 ? B * S : 0) << e;
   for (size_t layer = 0; layer < moe_layers(config).size(); ++layer) {
     int64_t rows = 0;
     for (int64_t e = 0; e < 16; ++e) rows += counts[layer * 16 + static_cast<size_t>(e)];
@@ -167,8 +182,8 @@ TEST(ModelProperties, NoTokenIsDroppedWhenAllGoToTheSameExperts) {
   }
 }
 
-// Rows 20, 22, 23: position i's MTP logit sees no token behind i+1; without MTP weight the main model's
-// gradients are those of a model without MTP, bit for bit.
+// Rows 20, 22, 23: position i's MTP logit sees no token behind i+1; without MTP weight the main
+// model's gradients are those of a model without MTP, bit for bit.
 TEST(ModelProperties, MtpIsCausalAndDiscardable) {
   ModelConfig config = tiny_config();
   Fixture with(config);
@@ -176,11 +191,13 @@ TEST(ModelProperties, MtpIsCausalAndDiscardable) {
   std::vector<int32_t> tokens = random_tokens(2 * (S + 2), V, 4);
   const TokenBatch batch = full_batch(config, tokens, 2, S);
 
-  std::vector<float> main_logits(static_cast<size_t>(S * V)), before(static_cast<size_t>(S * V)), after(before.size());
+  std::vector<float> main_logits(static_cast<size_t>(S * V)), before(static_cast<size_t>(S * V)),
+      after(before.size());
   TrainingPass one_row(with.model, 1, S);
   const TokenBatch row{.num_rows = 1, .context = S, .row_length = S + 1, .tokens = tokens.data()};
   const auto run = [&](std::vector<float>& mtp) {
-    one_row.logits(with.ctx, row, TensorView(main_logits.data(), DType::kF32, Shape{S, V}, "logits"),
+    one_row.logits(with.ctx, row,
+                   TensorView(main_logits.data(), DType::kF32, Shape{S, V}, "logits"),
                    {TensorView(mtp.data(), DType::kF32, Shape{S, V}, "mtp")});
   };
   run(before);
@@ -206,17 +223,19 @@ TEST(ModelProperties, MtpIsCausalAndDiscardable) {
   pass_with.forward_backward(with.ctx, batch, scales, with.gradients);
   pass_without.forward_backward(without.ctx, batch, scales, without.gradients);
   for (int64_t i = 0; i < without.gradients.size(); ++i) {
-    const TensorView a = without.gradients.view(i), b = with.gradients[without.gradients.spec(i).name];
+    const TensorView a = without.gradients.view(i),
+                     b = with.gradients[without.gradients.spec(i).name];
     EXPECT_EQ(std::memcmp(a.data, b.data, static_cast<size_t>(a.num_bytes())), 0) << a.name;
   }
   // With a weight it does matter.
   scales.mtp[0] = 0.3 * scales.main;
   pass_with.forward_backward(with.ctx, batch, scales, with.gradients);
-  EXPECT_FALSE(std::memcmp(without.gradients["model.norm.weight"].data, with.gradients["model.norm.weight"].data, 48 * 4) == 0);
+  EXPECT_FALSE(std::memcmp(without.gradients["model.norm.weight"].data,
+                           with.gradients["model.norm.weight"].data, 48 * 4) == 0);
 }
 
-// Row 32: in pre-training a document's last token reaches into the next document; under a document mask
-// nothing does.
+// Row 32: in pre-training a document's last token reaches into the next document; under a document
+// mask nothing does.
 TEST(ModelProperties, DocumentMaskSeparatesDocuments) {
   const ModelConfig config = tiny_config();
   Fixture f(config);
@@ -254,7 +273,8 @@ TEST(ModelProperties, SameBitsWithOneTwoAndThreeThreads) {
       EXPECT_EQ(sums.main, expected.main) << policy->name;
       EXPECT_EQ(sums.mtp[0], expected.mtp[0]) << policy->name;
       EXPECT_EQ(sums.balance, expected.balance) << policy->name;
-      EXPECT_TRUE(same_bits(one.gradients, many.gradients)) << policy->name << " with " << threads << " threads";
+      EXPECT_TRUE(same_bits(one.gradients, many.gradients))
+          << policy->name << " with " << threads << " threads";
     }
     one.gradients.view(0).as<float>()[0] += 1;
     Fixture other(config, *policy, 1);
@@ -288,9 +308,11 @@ TEST(ModelProperties, TrainingAndDecodingAllocateNothing) {
   TrainingPass pass(f.model, B, S);
   std::vector<int64_t> counts(moe_layers(config).size() * 16);
   // Scratch grows in the first steps.
-  for (int i = 0; i < 3; ++i) pass.forward_backward(f.ctx, batch, scales, f.gradients, counts.data());
+  for (int i = 0; i < 3; ++i)
+    pass.forward_backward(f.ctx, batch, scales, f.gradients, counts.data());
   int64_t before = num_allocations;
-  for (int i = 0; i < 3; ++i) pass.forward_backward(f.ctx, batch, scales, f.gradients, counts.data());
+  for (int i = 0; i < 3; ++i)
+    pass.forward_backward(f.ctx, batch, scales, f.gradients, counts.data());
   EXPECT_EQ(num_allocations - before, 0) << "training";
 
   LatentCache cache(config, kPolicyBf16, 64);
@@ -320,7 +342,8 @@ TEST(ModelProperties, HeadAndEmbeddingAreShared) {
   const Model tied(config, kPolicyFp32);
   EXPECT_EQ(tied.parameters().head_VD.data, tied.parameters().embedding_VD.data);
   for (const ParameterSpec& spec : parameter_specs(config)) {
-    EXPECT_EQ(spec.name.find("shared_head.head"), std::string::npos) << "the MTP module owns no head";
+    EXPECT_EQ(spec.name.find("shared_head.head"), std::string::npos)
+        << "the MTP module owns no head";
   }
 }
 
@@ -334,8 +357,12 @@ TEST(ModelProperties, Initialisation) {
     const TensorView& view = f.model.weights().view(i);
     const double n = static_cast<double>(view.num_elements());
     switch (f.model.weights().spec(i).kind) {
-      case ParameterKind::kNorm: EXPECT_EQ(sum_of_squares(f.ctx, view), n); break;
-      case ParameterKind::kRouterBias: EXPECT_EQ(sum_of_squares(f.ctx, view), 0); break;
+      case ParameterKind::kNorm:
+        EXPECT_EQ(sum_of_squares(f.ctx, view), n);
+        break;
+      case ParameterKind::kRouterBias:
+        EXPECT_EQ(sum_of_squares(f.ctx, view), 0);
+        break;
       default: {
         const double deviation = std::sqrt(sum_of_squares(f.ctx, view) / n);
         EXPECT_NEAR(deviation, 0.006, 5 * 0.006 / std::sqrt(2 * n)) << view.name;

@@ -38,19 +38,26 @@ inline ModelConfig tiny_config() {
 inline std::vector<int32_t> random_tokens(int64_t count, int64_t vocab_size, uint64_t seed) {
   const Random random(seed, RandomPurpose::kTest);
   std::vector<int32_t> tokens(static_cast<size_t>(count));
-  for (size_t i = 0; i < tokens.size(); ++i) tokens[i] = static_cast<int32_t>(random.below(i, static_cast<uint64_t>(vocab_size)));
+  for (size_t i = 0; i < tokens.size(); ++i)
+    tokens[i] = static_cast<int32_t>(random.below(i, static_cast<uint64_t>(vocab_size)));
   return tokens;
 }
 
 // B rows of S positions with all labels.
-inline TokenBatch full_batch(const ModelConfig& config, const std::vector<int32_t>& tokens, int64_t rows, int64_t context) {
-  return {.num_rows = rows, .context = context, .row_length = context + 1 + config.num_nextn_predict_layers, .tokens = tokens.data()};
+inline TokenBatch full_batch(const ModelConfig& config, const std::vector<int32_t>& tokens,
+                             int64_t rows, int64_t context) {
+  return {.num_rows = rows,
+          .context = context,
+          .row_length = context + 1 + config.num_nextn_predict_layers,
+          .tokens = tokens.data()};
 }
 
-inline LossScales mean_scales(const ModelConfig& config, const TokenBatch& batch, double lambda, double alpha) {
+inline LossScales mean_scales(const ModelConfig& config, const TokenBatch& batch, double lambda,
+                              double alpha) {
   const LossSums counts = count_labels(config, batch);
   LossScales scales{.main = 1.0 / static_cast<double>(counts.num_main), .balance = alpha};
-  for (int64_t k = 0; k < config.num_nextn_predict_layers; ++k) scales.mtp[k] = lambda / static_cast<double>(counts.num_mtp[k]);
+  for (int64_t k = 0; k < config.num_nextn_predict_layers; ++k)
+    scales.mtp[k] = lambda / static_cast<double>(counts.num_mtp[k]);
   return scales;
 }
 

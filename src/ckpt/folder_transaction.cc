@@ -50,8 +50,8 @@ void FolderTransaction::commit() {
     return;
   }
   if (!files_.exchange(temporary_, target_)) {
-    // Two renames on a file system that cannot exchange: for an instant the target is absent, and the
-    // old folder lies beside it under a name that says so.
+    // Two renames on a file system that cannot exchange: for an instant the target is absent, and
+    // the old folder lies beside it under a name that says so.
     const std::string old = target_ + ".old";
     files_.remove_all(old);
     files_.rename(target_, old);

@@ -1,7 +1,8 @@
-// A folder that appears as a whole or not at all. Files are written and synced below path(), which lies
-// beside the target; commit() syncs the folder and puts it in the target's place in one step (an
-// exchange of two names where the target exists). Without commit the target stays untouched and the
-// temporary folder is removed; after a lost process the next transaction on the same target removes it.
+// A folder that appears as a whole or not at all. Files are written and synced below path(), which
+// lies beside the target; commit() syncs the folder and puts it in the target's place in one step
+// (an exchange of two names where the target exists). Without commit the target stays untouched and
+// the temporary folder is removed; after a lost process the next transaction on the same target
+// removes it.
 #pragma once
 
 #include <string>

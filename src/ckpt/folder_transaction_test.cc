@@ -10,9 +10,9 @@
 namespace fathom {
 namespace {
 
-// The local file system without waiting for the disk (the tests save some hundred checkpoints; what a
-// missing sync would lose is not visible to a running machine anyway), and without the exchange of two
-// names where told, as on some network file systems.
+// The local file system without waiting for the disk (the tests save some hundred checkpoints; what
+// a missing sync would lose is not visible to a running machine anyway), and without the exchange
+// of two names where told, as on some network file systems.
 class TestFiles final : public FileSystem {
  public:
   explicit TestFiles(bool can_exchange) : can_exchange_(can_exchange) {}
@@ -24,13 +24,19 @@ class TestFiles final : public FileSystem {
   std::unique_ptr<WritableFile> create(const std::string& path) override {
     return std::make_unique<UnsyncedFile>(base_.create(path));
   }
-  std::unique_ptr<WritableFile> open_append(const std::string& path) override { return base_.open_append(path); }
+  std::unique_ptr<WritableFile> open_append(const std::string& path) override {
+    return base_.open_append(path);
+  }
   void truncate(const std::string& path, int64_t bytes) override { base_.truncate(path, bytes); }
   FileInfo info(const std::string& path) override { return base_.info(path); }
-  std::vector<std::string> list(const std::string& directory) override { return base_.list(directory); }
+  std::vector<std::string> list(const std::string& directory) override {
+    return base_.list(directory);
+  }
   void make_directories(const std::string& path) override { base_.make_directories(path); }
   void rename(const std::string& from, const std::string& to) override { base_.rename(from, to); }
-  bool exchange(const std::string& a, const std::string& b) override { return can_exchange_ && base_.exchange(a, b); }
+  bool exchange(const std::string& a, const std::string& b) override {
+    return can_exchange_ && base_.exchange(a, b);
+  }
   void remove_all(const std::string& path) override { base_.remove_all(path); }
   void sync_directory(const std::string&) override {}
 
@@ -53,7 +59,8 @@ class TestFiles final : public FileSystem {
 class FolderTransactions : public testing::Test {
  protected:
   FolderTransactions() {
-    root_ = testing::TempDir() + "fathom_txn_" + testing::UnitTest::GetInstance()->current_test_info()->name();
+    root_ = testing::TempDir() + "fathom_txn_" +
+            testing::UnitTest::GetInstance()->current_test_info()->name();
     files_.remove_all(root_);
     files_.make_directories(root_);
     target_ = join_path(root_, "model");
@@ -148,7 +155,8 @@ TEST_F(FolderTransactions, WithoutExchangeTheOldFolderIsPutBack) {
     CheckpointReader reader(files_, target_);
     ADD_FAILURE() << "an absent folder was read";
   } catch (const Error& error) {
-    EXPECT_NE(std::string(error.what()).find("model.old is what an interrupted save left behind"), std::string::npos);
+    EXPECT_NE(std::string(error.what()).find("model.old is what an interrupted save left behind"),
+              std::string::npos);
   }
 }
 

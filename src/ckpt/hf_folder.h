@@ -1,5 +1,5 @@
-// Checkpoints as the world knows them: a folder with config.json and model.safetensors, or shards with
-// model.safetensors.index.json. docs/formats/checkpoint.md describes the layout.
+// Checkpoints as the world knows them: a folder with config.json and model.safetensors, or shards
+// with model.safetensors.index.json. docs/formats/checkpoint.md describes the layout.
 //
 // Loading is strict both ways: every parameter of the configuration is there with its shape, and
 // nothing is left over. Copies (the embedding and head of MTP modules, a tied head) must equal what
@@ -48,8 +48,8 @@ class CheckpointReader {
 };
 
 struct LoadOptions {
-  // A configuration with MTP modules but a folder without their tensors (inference-only exports) is an
-  // error unless this is set; then the model is loaded without them.
+  // A configuration with MTP modules but a folder without their tensors (inference-only exports) is
+  // an error unless this is set; then the model is loaded without them.
   bool allow_missing_mtp = false;
   // Leave the MTP modules unread.
   bool skip_mtp = false;
@@ -65,9 +65,10 @@ struct LoadReport {
   int64_t num_parameters_loaded = 0;  // tensors
   int64_t num_elements = 0;
   int64_t num_dequantised = 0;
-  int64_t num_converted = 0;             // read in another dtype than stored, FP8 apart
-  std::vector<std::string> copies;       // aliases found equal to their target
-  std::vector<std::string> ignored;      // derived buffers (rotary_emb.inv_freq) and skipped MTP tensors
+  int64_t num_converted = 0;        // read in another dtype than stored, FP8 apart
+  std::vector<std::string> copies;  // aliases found equal to their target
+  std::vector<std::string>
+      ignored;  // derived buffers (rotary_emb.inv_freq) and skipped MTP tensors
   std::map<std::string, int64_t> tensors_by_dtype;  // as stored
 };
 
@@ -77,7 +78,8 @@ struct ExpectedTensor {
   Role role = Role::kParameter;
   Shape shape;
   bool may_be_fp8 = false;
-  bool optional = false;  // a tied head, which most writers leave out; scales, which come with FP8 only
+  bool optional =
+      false;  // a tied head, which most writers leave out; scales, which come with FP8 only
   bool mtp = false;
   std::string target;  // of a copy or a scale
 };
@@ -85,7 +87,8 @@ struct ExpectedTensor {
 // exactly these 91,991 names.
 std::map<std::string, ExpectedTensor, std::less<>> expected_tensors(const ModelConfig& config);
 
-// What in a folder does not fit its configuration; empty: all is well. Shared by loading and inspect.
+// What in a folder does not fit its configuration; empty: all is well. Shared by loading and
+// inspect.
 struct ManifestProblems {
   std::vector<std::string> missing;
   std::vector<std::string> unexpected;
@@ -98,8 +101,8 @@ ManifestProblems check_manifest(const CheckpointReader& reader, const LoadOption
 // where they are skipped or allowed to miss.
 ModelConfig config_to_load(const CheckpointReader& reader, const LoadOptions& options = {});
 
-// Fills `parameters`, which must be made of parameter_specs(config_to_load(reader, options)), tensor by
-// tensor; no second copy is made.
+// Fills `parameters`, which must be made of parameter_specs(config_to_load(reader, options)),
+// tensor by tensor; no second copy is made.
 LoadReport load_weights(Context& ctx, const CheckpointReader& reader, ParameterSet& parameters,
                         const LoadOptions& options = {});
 
@@ -110,8 +113,8 @@ struct SaveOptions {
   std::map<std::string, std::string> extra_files;
 };
 
-// Writes config.json, generation_config.json and the weights into an existing folder, each file synced;
-// the folder itself is the caller's transaction. `parameters` are those of `config`.
+// Writes config.json, generation_config.json and the weights into an existing folder, each file
+// synced; the folder itself is the caller's transaction. `parameters` are those of `config`.
 void write_hf_files(FileSystem& files, const std::string& folder, const ModelConfig& config,
                     const ParameterSet& parameters, const SaveOptions& options = {});
 

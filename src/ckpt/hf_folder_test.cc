@@ -1,5 +1,5 @@
-// Folders: every golden checkpoint of transformers loads strictly and survives a round trip bit for bit;
-// FP8 dequantises as torch does; each way to be incomplete is an error.
+// Folders: every golden checkpoint of transformers loads strictly and survives a round trip bit for
+// bit; FP8 dequantises as torch does; each way to be incomplete is an error.
 #include "ckpt/hf_folder.h"
 
 #include <cstring>
@@ -17,12 +17,15 @@ namespace {
 constexpr ParameterDtypes kAllF32{DType::kF32, DType::kF32};
 constexpr ParameterDtypes kAllBf16{DType::kBF16, DType::kBF16};
 
-std::string golden_folder(const std::string& name) { return std::string(FATHOM_GOLDEN_DIR) + "/models/" + name; }
+std::string golden_folder(const std::string& name) {
+  return std::string(FATHOM_GOLDEN_DIR) + "/models/" + name;
+}
 
 std::vector<std::string> golden_models() {
   std::vector<std::string> names;
   for (const std::string& name : local_file_system().list(golden_folder(""))) {
-    if (local_file_system().info(golden_folder(name) + "/model.safetensors").exists) names.push_back(name);
+    if (local_file_system().info(golden_folder(name) + "/model.safetensors").exists)
+      names.push_back(name);
   }
   return names;
 }
@@ -30,13 +33,15 @@ std::vector<std::string> golden_models() {
 class HfFolder : public testing::Test {
  protected:
   HfFolder() {
-    directory_ = testing::TempDir() + "fathom_hf_" + testing::UnitTest::GetInstance()->current_test_info()->name();
+    directory_ = testing::TempDir() + "fathom_hf_" +
+                 testing::UnitTest::GetInstance()->current_test_info()->name();
     files_.remove_all(directory_);
     files_.make_directories(directory_);
   }
   ~HfFolder() override { files_.remove_all(directory_); }
 
-  ParameterSet load(const std::string& folder, ParameterDtypes dtypes, const LoadOptions& options = {}) {
+  ParameterSet load(const std::string& folder, ParameterDtypes dtypes,
+                    const LoadOptions& options = {}) {
     CheckpointReader reader(files_, folder);
     ParameterSet parameters("test", parameter_specs(config_to_load(reader, options)), dtypes);
     report_ = load_weights(ctx_, reader, parameters, options);
@@ -68,7 +73,8 @@ class HfFolder : public testing::Test {
       SafetensorsReader reader(files_, golden_folder(golden) + "/model.safetensors");
       for (const SafetensorsEntry& e : reader.entries()) {
         tensors[e.name] = {e.dtype, e.shape,
-                           std::string(reinterpret_cast<const char*>(reader.bytes(e)), static_cast<size_t>(e.num_bytes()))};
+                           std::string(reinterpret_cast<const char*>(reader.bytes(e)),
+                                       static_cast<size_t>(e.num_bytes()))};
       }
     }
     edit(tensors, config);
@@ -91,7 +97,8 @@ void expect_same_bits(const ParameterSet& a, const ParameterSet& b) {
   ASSERT_EQ(a.size(), b.size());
   for (int64_t i = 0; i < a.size(); ++i) {
     ASSERT_EQ(a.view(i).num_bytes(), b.view(i).num_bytes());
-    ASSERT_EQ(std::memcmp(a.view(i).data, b.view(i).data, static_cast<size_t>(a.view(i).num_bytes())), 0)
+    ASSERT_EQ(
+        std::memcmp(a.view(i).data, b.view(i).data, static_cast<size_t>(a.view(i).num_bytes())), 0)
         << a.spec(i).name;
   }
 }
@@ -117,7 +124,9 @@ TEST_F(HfFolder, EveryGoldenLoadsAndComesBackBitForBit) {
     ASSERT_EQ(ours.entries().size(), theirs.entries().size());
     for (const SafetensorsEntry& entry : theirs.entries()) {
       ASSERT_EQ(ours.at(entry.name).dtype, entry.dtype);
-      ASSERT_EQ(std::memcmp(ours.bytes(ours.at(entry.name)), theirs.bytes(entry), static_cast<size_t>(entry.num_bytes())), 0)
+      ASSERT_EQ(std::memcmp(ours.bytes(ours.at(entry.name)), theirs.bytes(entry),
+                            static_cast<size_t>(entry.num_bytes())),
+                0)
           << entry.name;
     }
   }
@@ -126,14 +135,17 @@ TEST_F(HfFolder, EveryGoldenLoadsAndComesBackBitForBit) {
 TEST_F(HfFolder, SavingTwiceGivesTheSameBytes) {
   const ParameterSet parameters = load(golden_folder("v3_base"), kAllF32);
   const ModelConfig config = CheckpointReader(files_, golden_folder("v3_base")).config();
-  const SaveOptions options{.dtype = DType::kBF16, .max_shard_bytes = 4000, .extra_files = {{"tokenizer.json", "{}"}}};
+  const SaveOptions options{
+      .dtype = DType::kBF16, .max_shard_bytes = 4000, .extra_files = {{"tokenizer.json", "{}"}}};
   save_hf_folder(files_, join_path(directory_, "a"), config, parameters, options);
   save_hf_folder(files_, join_path(directory_, "b"), config, parameters, options);
   const std::vector<std::string> names = files_.list(join_path(directory_, "a"));
   EXPECT_EQ(names, files_.list(join_path(directory_, "b")));
   EXPECT_GT(names.size(), 6u);
   for (const std::string& name : names) {
-    EXPECT_EQ(files_.read_all(join_path(directory_, "a/" + name)), files_.read_all(join_path(directory_, "b/" + name))) << name;
+    EXPECT_EQ(files_.read_all(join_path(directory_, "a/" + name)),
+              files_.read_all(join_path(directory_, "b/" + name)))
+        << name;
   }
   EXPECT_EQ(files_.read_all(join_path(directory_, "a/tokenizer.json")), "{}");
 }
@@ -142,7 +154,8 @@ TEST_F(HfFolder, ShardsHoldEverythingOnceAndRespectTheLimit) {
   const ParameterSet parameters = load(golden_folder("v3_base"), kAllF32);
   const ModelConfig config = CheckpointReader(files_, golden_folder("v3_base")).config();
   const std::string folder = join_path(directory_, "sharded");
-  save_hf_folder(files_, folder, config, parameters, {.dtype = DType::kF32, .max_shard_bytes = 5000});
+  save_hf_folder(files_, folder, config, parameters,
+                 {.dtype = DType::kF32, .max_shard_bytes = 5000});
   CheckpointReader reader(files_, folder);
   EXPECT_GT(reader.num_shards(), 3);
   for (const std::string& name : files_.list(folder)) {
@@ -152,7 +165,8 @@ TEST_F(HfFolder, ShardsHoldEverythingOnceAndRespectTheLimit) {
     for (const SafetensorsEntry& entry : shard.entries()) total += entry.num_bytes();
     EXPECT_TRUE(total <= 5000 || shard.entries().size() == 1) << name;
   }
-  const Json index = parse_json(files_.read_all(join_path(folder, "model.safetensors.index.json")), "index");
+  const Json index =
+      parse_json(files_.read_all(join_path(folder, "model.safetensors.index.json")), "index");
   int64_t total = 0;
   for (const auto& [name, stored] : reader.tensors()) total += stored.entry->num_bytes();
   EXPECT_EQ(index["metadata"]["total_size"], total);
@@ -165,7 +179,8 @@ TEST_F(HfFolder, StoredTypesRoundToNearestEven) {
   EXPECT_EQ(report_.num_converted, rounded.size());
   for (int64_t i = 0; i < exact.size(); ++i) {
     for (int64_t k = 0; k < exact.view(i).num_elements(); ++k) {
-      ASSERT_EQ(rounded.view(i).as<bf16>()[k].bits, bf16(exact.view(i).as<float>()[k]).bits) << exact.spec(i).name;
+      ASSERT_EQ(rounded.view(i).as<bf16>()[k].bits, bf16(exact.view(i).as<float>()[k]).bits)
+          << exact.spec(i).name;
     }
   }
   // Saved in bf16 and read in fp32: the same values; the router bias keeps its 32 bits.
@@ -201,7 +216,8 @@ TEST_F(HfFolder, DequantisedBlocksAreTorchsBits) {
     std::vector<float> through(count, std::numeric_limits<float>::quiet_NaN());
     dequantize_blocks(golden.bytes(codes), golden.bytes(scales), 128, 128, true,
                       TensorView(through.data(), DType::kF32, codes.shape, "through"));
-    for (size_t i = 0; i < count; ++i) ASSERT_EQ(through[i], static_cast<float>(expected.as<bf16>()[i])) << name << i;
+    for (size_t i = 0; i < count; ++i)
+      ASSERT_EQ(through[i], static_cast<float>(expected.as<bf16>()[i])) << name << i;
     // A block border in the wrong place shows.
     if (codes.shape[0] > 128 && codes.shape[1] > 128) {
       ++num_ragged;
@@ -239,11 +255,12 @@ TEST_F(HfFolder, ExpectedNamesOfDeepSeekV3AreThePublishedOnes) {
   const std::string path = std::string(FATHOM_SOURCE_DIR) + "/configs/models/deepseek-v3.json";
   const auto expected = expected_tensors(parse_config_json(files_.read_all(path), path));
   EXPECT_EQ(expected.size(), 91'991u);
-  // The published index states total_size 688,574,839,360: FP8 weights, fp32 scales and router bias,
-  // bf16 for the rest.
+  // The published index states total_size 688,574,839,360: FP8 weights, fp32 scales and router
+  // bias, bf16 for the rest.
   int64_t total = 0;
   for (const auto& [name, want] : expected) {
-    const bool wide = want.role == ExpectedTensor::Role::kScale || name.ends_with("e_score_correction_bias");
+    const bool wide =
+        want.role == ExpectedTensor::Role::kScale || name.ends_with("e_score_correction_bias");
     total += want.shape.num_elements() * (wide ? 4 : want.may_be_fp8 ? 1 : 2);
   }
   EXPECT_EQ(total, 688'574'839'360);
@@ -258,36 +275,57 @@ TEST_F(HfFolder, NothingMayMissOrBeLeftOver) {
     const char* expected;
   } cases[] = {
       {"v3_base", [&](Tensors& t, Json&) { t.erase(norm); }, "1 missing: model.norm.weight"},
-      {"v3_base", [&](Tensors& t, Json&) { t.erase(bias); }, "1 missing: model.layers.1.mlp.gate.e_score_correction_bias"},
-      {"v3_base", [&](Tensors& t, Json&) { t["model.extra"] = t[norm]; }, "1 unexpected: model.extra"},
-      {"v3_base", [&](Tensors& t, Json&) { t["model.layers.0.self_attn.q_proj.weight"] = t[norm]; }, "1 unexpected"},
-      {"v3_base", [&](Tensors& t, Json&) { t[norm].shape = Shape{12, 2}; }, "1 malformed: model.norm.weight: found [12, 2], expected [24]"},
-      {"v3_base", [&](Tensors& t, Json&) { t[norm].dtype = DType::kI32; }, "model.norm.weight: found I32, expected F32, BF16 or F16"},
-      {"v3_base", [&](Tensors& t, Json&) {
+      {"v3_base", [&](Tensors& t, Json&) { t.erase(bias); },
+       "1 missing: model.layers.1.mlp.gate.e_score_correction_bias"},
+      {"v3_base", [&](Tensors& t, Json&) { t["model.extra"] = t[norm]; },
+       "1 unexpected: model.extra"},
+      {"v3_base", [&](Tensors& t, Json&) { t["model.layers.0.self_attn.q_proj.weight"] = t[norm]; },
+       "1 unexpected"},
+      {"v3_base",
+       [&](Tensors& t, Json&) {
+         t[norm].shape = Shape{12, 2};
+       },
+       "1 malformed: model.norm.weight: found [12, 2], expected [24]"},
+      {"v3_base", [&](Tensors& t, Json&) { t[norm].dtype = DType::kI32; },
+       "model.norm.weight: found I32, expected F32, BF16 or F16"},
+      {"v3_base",
+       [&](Tensors& t, Json&) {
          for (int i = 0; i < 7; ++i) t["extra" + std::to_string(i)] = t[norm];
-       }, "7 unexpected: extra0, extra1, extra2, extra3, extra4, and 2 more"},
-      {"v3_base", [&](Tensors&, Json& c) { c["num_hidden_layers"] = 4; }, "missing: model.layers.3.input_layernorm.weight"},
+       },
+       "7 unexpected: extra0, extra1, extra2, extra3, extra4, and 2 more"},
+      {"v3_base", [&](Tensors&, Json& c) { c["num_hidden_layers"] = 4; },
+       "missing: model.layers.3.input_layernorm.weight"},
       {"v3_base", [&](Tensors&, Json& c) { c["num_nextn_predict_layers"] = 1; },
        "no tensor of the MTP modules is stored: num_nextn_predict_layers is 1"},
-      {"v3_base", [&](Tensors& t, Json&) { t["lm_head.weight_scale_inv"] = t[norm]; }, "1 unexpected: lm_head.weight_scale_inv"},
-      {"v3_tied", [&](Tensors& t, Json&) {
+      {"v3_base", [&](Tensors& t, Json&) { t["lm_head.weight_scale_inv"] = t[norm]; },
+       "1 unexpected: lm_head.weight_scale_inv"},
+      {"v3_tied",
+       [&](Tensors& t, Json&) {
          t["lm_head.weight"] = t["model.embed_tokens.weight"];
          t["lm_head.weight"].bytes[0] ^= 1;
-       }, "lm_head.weight: found another value at element 0, expected the same bits"},
-      {"mtp_d1", [&](Tensors& t, Json&) { t["model.layers.2.shared_head.head.weight"].bytes[9] ^= 1; },
+       },
+       "lm_head.weight: found another value at element 0, expected the same bits"},
+      {"mtp_d1",
+       [&](Tensors& t, Json&) { t["model.layers.2.shared_head.head.weight"].bytes[9] ^= 1; },
        "model.layers.2.shared_head.head.weight: found another value at element 2"},
-      {"mtp_d1", [&](Tensors& t, Json&) { t.erase("model.layers.2.embed_tokens.weight"); }, "1 missing: model.layers.2.embed_tokens.weight"},
+      {"mtp_d1", [&](Tensors& t, Json&) { t.erase("model.layers.2.embed_tokens.weight"); },
+       "1 missing: model.layers.2.embed_tokens.weight"},
       {"fp8_v3", [&](Tensors& t, Json&) { t.erase("model.layers.0.mlp.up_proj.weight_scale_inv"); },
        "1 missing: model.layers.0.mlp.up_proj.weight_scale_inv"},
-      {"fp8_v3", [&](Tensors& t, Json&) {
+      {"fp8_v3",
+       [&](Tensors& t, Json&) {
          t["model.layers.0.mlp.up_proj.weight_scale_inv"].shape = Shape{4, 1};
-       }, "model.layers.0.mlp.up_proj.weight_scale_inv: found [4, 1], expected [2, 2]"},
-      {"fp8_v3", [&](Tensors&, Json& c) { c.erase("quantization_config"); }, "config.json has no quantization_config"},
-      {"fp8_v3", [&](Tensors& t, Json&) {
+       },
+       "model.layers.0.mlp.up_proj.weight_scale_inv: found [4, 1], expected [2, 2]"},
+      {"fp8_v3", [&](Tensors&, Json& c) { c.erase("quantization_config"); },
+       "config.json has no quantization_config"},
+      {"fp8_v3",
+       [&](Tensors& t, Json&) {
          Tensor& head = t["lm_head.weight"];
          head.dtype = DType::kE4M3;
          head.bytes.resize(head.bytes.size() / 2);
-       }, "lm_head.weight: found F8_E4M3"},
+       },
+       "lm_head.weight: found F8_E4M3"},
   };
   for (const auto& bad : cases) {
     const std::string message = load_error(edited(bad.golden, bad.edit));
@@ -297,12 +335,14 @@ TEST_F(HfFolder, NothingMayMissOrBeLeftOver) {
 }
 
 TEST_F(HfFolder, NonFiniteParametersAreNamed) {
-  const float poison[] = {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()};
+  const float poison[] = {std::numeric_limits<float>::quiet_NaN(),
+                          std::numeric_limits<float>::infinity()};
   for (const float value : poison) {
     const std::string folder = edited("v3_base", [&](Tensors& t, Json&) {
       std::memcpy(t["model.layers.1.mlp.experts.3.up_proj.weight"].bytes.data() + 4 * 5, &value, 4);
     });
-    EXPECT_NE(load_error(folder).find("model.layers.1.mlp.experts.3.up_proj.weight: found a value that is not finite (element 5)"),
+    EXPECT_NE(load_error(folder).find("model.layers.1.mlp.experts.3.up_proj.weight: found a value "
+                                      "that is not finite (element 5)"),
               std::string::npos);
     EXPECT_EQ(load_error(folder, {.check_finite = false}), "no error");
   }
@@ -327,22 +367,29 @@ TEST_F(HfFolder, MtpModulesCanBeLeftOut) {
   EXPECT_FALSE(report_.ignored.empty());
   for (int64_t i = 0; i < main_model.size(); ++i) {
     const TensorView same = whole[main_model.spec(i).name];
-    ASSERT_EQ(std::memcmp(main_model.view(i).data, same.data, static_cast<size_t>(same.num_bytes())), 0);
+    ASSERT_EQ(
+        std::memcmp(main_model.view(i).data, same.data, static_cast<size_t>(same.num_bytes())), 0);
   }
-  const std::string without = edited("v3_base", [](Tensors&, Json& c) { c["num_nextn_predict_layers"] = 1; });
+  const std::string without =
+      edited("v3_base", [](Tensors&, Json& c) { c["num_nextn_predict_layers"] = 1; });
   const LoadOptions allow{.allow_missing_mtp = true};
   EXPECT_EQ(load_error(without, allow), "no error");
   EXPECT_EQ(config_to_load(CheckpointReader(files_, without), allow).num_nextn_predict_layers, 0);
   // Half a module is never right.
-  const std::string half = edited("mtp_d1", [](Tensors& t, Json&) { t.erase("model.layers.2.enorm.weight"); });
-  EXPECT_NE(load_error(half, allow).find("1 missing: model.layers.2.enorm.weight"), std::string::npos);
+  const std::string half =
+      edited("mtp_d1", [](Tensors& t, Json&) { t.erase("model.layers.2.enorm.weight"); });
+  EXPECT_NE(load_error(half, allow).find("1 missing: model.layers.2.enorm.weight"),
+            std::string::npos);
 }
 
 TEST_F(HfFolder, BrokenFoldersAreNamed) {
   const ParameterSet parameters = load(golden_folder("v3_base"), kAllF32);
   const ModelConfig config = CheckpointReader(files_, golden_folder("v3_base")).config();
   const std::string folder = join_path(directory_, "sharded");
-  const auto write = [&] { save_hf_folder(files_, folder, config, parameters, {.dtype = DType::kF32, .max_shard_bytes = 9000}); };
+  const auto write = [&] {
+    save_hf_folder(files_, folder, config, parameters,
+                   {.dtype = DType::kF32, .max_shard_bytes = 9000});
+  };
   const std::string index_path = join_path(folder, "model.safetensors.index.json");
   const auto edit_index = [&](const std::function<void(Json&)>& edit) {
     write();
@@ -363,10 +410,13 @@ TEST_F(HfFolder, BrokenFoldersAreNamed) {
   write();
   files_.truncate(join_path(folder, first), files_.info(join_path(folder, first)).bytes - 1);
   expect("is the file truncated?");
-  edit_index([](Json& index) { index["weight_map"]["model.absent"] = index["weight_map"]["model.norm.weight"]; });
+  edit_index([](Json& index) {
+    index["weight_map"]["model.absent"] = index["weight_map"]["model.norm.weight"];
+  });
   expect("model.absent: found no such tensor");
   edit_index([](Json& index) { index["weight_map"].erase("model.norm.weight"); });
-  expect("model.norm.weight: found a tensor in this shard, expected none of this name in the index");
+  expect(
+      "model.norm.weight: found a tensor in this shard, expected none of this name in the index");
   edit_index([&](Json& index) { index["weight_map"]["model.norm.weight"] = first; });
   expect("model.norm.weight: found no such tensor");
   edit_index([](Json& index) { index["weight_map"]["model.norm.weight"] = "../x.safetensors"; });

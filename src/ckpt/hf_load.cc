@@ -16,7 +16,8 @@ std::string first_few(const std::vector<std::string>& names) {
   return text;
 }
 
-[[noreturn]] void refuse_manifest(const CheckpointReader& reader, const ManifestProblems& problems) {
+[[noreturn]] void refuse_manifest(const CheckpointReader& reader,
+                                  const ManifestProblems& problems) {
   std::string found;
   const auto add = [&found](std::string_view what, const std::vector<std::string>& names) {
     if (names.empty()) return;
@@ -35,13 +36,14 @@ std::string first_few(const std::vector<std::string>& names) {
 }
 
 // Reads one parameter into its place.
-void load_one(const CheckpointReader& reader, const StoredTensor& stored, const TensorView& destination,
-              const LoadOptions& options) {
+void load_one(const CheckpointReader& reader, const StoredTensor& stored,
+              const TensorView& destination, const LoadOptions& options) {
   const SafetensorsEntry& entry = *stored.entry;
   if (entry.dtype == DType::kE4M3) {
     const StoredTensor& scales = *reader.find(entry.name + "_scale_inv");
-    dequantize_blocks(stored.shard->bytes(entry), scales.shard->bytes(*scales.entry), reader.config().fp8_block_rows,
-                      reader.config().fp8_block_cols, options.round_fp8_to_bf16, destination);
+    dequantize_blocks(stored.shard->bytes(entry), scales.shard->bytes(*scales.entry),
+                      reader.config().fp8_block_rows, reader.config().fp8_block_cols,
+                      options.round_fp8_to_bf16, destination);
     stored.shard->forget(entry);
   } else {
     stored.shard->read_converted(entry, destination);
@@ -66,7 +68,8 @@ void check_copy(const StoredTensor& copy, const StoredTensor& target) {
     if (std::memcmp(a + begin, b + begin, static_cast<size_t>(piece)) != 0) {
       int64_t i = begin;
       while (a[i] == b[i]) ++i;
-      refuse(fmt::format("another value at element {}", i / dtype_bytes(copy.entry->dtype)), "the same bits");
+      refuse(fmt::format("another value at element {}", i / dtype_bytes(copy.entry->dtype)),
+             "the same bits");
     }
     copy.shard->forget(*copy.entry, begin, piece);
     target.shard->forget(*target.entry, begin, piece);
@@ -75,7 +78,8 @@ void check_copy(const StoredTensor& copy, const StoredTensor& target) {
 
 void check_same_parameters(const ParameterSet& parameters, const ModelConfig& config) {
   const std::vector<ParameterSpec> specs = parameter_specs(config);
-  FATHOM_CHECK_EQ(parameters.size(), static_cast<int64_t>(specs.size()), "parameters of another configuration");
+  FATHOM_CHECK_EQ(parameters.size(), static_cast<int64_t>(specs.size()),
+                  "parameters of another configuration");
   for (int64_t i = 0; i < parameters.size(); ++i) {
     const ParameterSpec& spec = specs[static_cast<size_t>(i)];
     FATHOM_CHECK(parameters.spec(i).name == spec.name && parameters.spec(i).shape == spec.shape,
@@ -96,13 +100,15 @@ LoadReport load_weights(Context& ctx, const CheckpointReader& reader, ParameterS
   std::vector<int64_t> bad_element(static_cast<size_t>(parameters.size()), -1);
   ctx.threads().parallel_for(parameters.size(), [&](int64_t i, int) {
     load_one(reader, *reader.find(parameters.spec(i).name), parameters.view(i), options);
-    if (options.check_finite) bad_element[static_cast<size_t>(i)] = first_non_finite(parameters.view(i));
+    if (options.check_finite)
+      bad_element[static_cast<size_t>(i)] = first_non_finite(parameters.view(i));
   });
   for (int64_t i = 0; i < parameters.size(); ++i) {
     const int64_t element = bad_element[static_cast<size_t>(i)];
     if (element < 0) continue;
     throw_bad_input({reader.find(parameters.spec(i).name)->shard->path(), parameters.spec(i).name,
-                     fmt::format("a value that is not finite (element {})", element), "finite numbers", ""});
+                     fmt::format("a value that is not finite (element {})", element),
+                     "finite numbers", ""});
   }
 
   LoadReport report;

@@ -1,6 +1,6 @@
 // Opening a folder: config.json, the index, the header of every shard, and that they agree.
-#include "core/json.h"
 #include "ckpt/hf_folder.h"
+#include "core/json.h"
 #include "model/config_json.h"
 
 namespace fathom {
@@ -10,12 +10,14 @@ constexpr const char* kSingleFile = "model.safetensors";
 constexpr const char* kIndexFile = "model.safetensors.index.json";
 
 // name -> shard file, as the index says.
-std::map<std::string, std::string, std::less<>> read_index(const std::string& text, const std::string& where) {
+std::map<std::string, std::string, std::less<>> read_index(const std::string& text,
+                                                           const std::string& where) {
   const Json root = parse_json(text, where);
   if (!root.is_object()) throw_bad_input({where, "", describe_json(root), "an object", ""});
   const auto found = root.find("weight_map");
   if (found == root.end() || !found->is_object()) {
-    throw_bad_input({where, "weight_map", found == root.end() ? "nothing" : describe_json(*found), "an object", ""});
+    throw_bad_input({where, "weight_map", found == root.end() ? "nothing" : describe_json(*found),
+                     "an object", ""});
   }
   std::map<std::string, std::string, std::less<>> map;
   for (const auto& [name, file] : found->items()) {
@@ -28,16 +30,19 @@ std::map<std::string, std::string, std::less<>> read_index(const std::string& te
     }
     map.emplace(name, shard);
   }
-  if (map.empty()) throw_bad_input({where, "weight_map", "no tensor", "the tensors of the model", ""});
+  if (map.empty())
+    throw_bad_input({where, "weight_map", "no tensor", "the tensors of the model", ""});
   return map;
 }
 
 }  // namespace
 
-CheckpointReader::CheckpointReader(FileSystem& files, std::string directory) : directory_(std::move(directory)) {
+CheckpointReader::CheckpointReader(FileSystem& files, std::string directory)
+    : directory_(std::move(directory)) {
   if (!files.info(directory_).is_directory) {
     const bool moved = files.info(directory_ + ".old").is_directory;
-    throw_bad_input({directory_, "", files.info(directory_).exists ? "a file" : "nothing", "a model folder",
+    throw_bad_input({directory_, "", files.info(directory_).exists ? "a file" : "nothing",
+                     "a model folder",
                      moved ? directory_ + ".old is what an interrupted save left behind" : ""});
   }
   const std::string config_path = join_path(directory_, "config.json");
@@ -49,10 +54,12 @@ CheckpointReader::CheckpointReader(FileSystem& files, std::string directory) : d
   const bool has_single = files.info(single_path).exists;
   if (!has_index) {
     if (!has_single) {
-      throw_bad_input({directory_, "", "no weights", fmt::format("{} or {}", kSingleFile, kIndexFile), ""});
+      throw_bad_input(
+          {directory_, "", "no weights", fmt::format("{} or {}", kSingleFile, kIndexFile), ""});
     }
     shards_.push_back(std::make_unique<SafetensorsReader>(files, single_path));
-    for (const SafetensorsEntry& entry : shards_[0]->entries()) tensors_[entry.name] = {&entry, shards_[0].get()};
+    for (const SafetensorsEntry& entry : shards_[0]->entries())
+      tensors_[entry.name] = {&entry, shards_[0].get()};
     return;
   }
 
@@ -63,14 +70,16 @@ CheckpointReader::CheckpointReader(FileSystem& files, std::string directory) : d
     if (shard == nullptr) {
       const std::string path = join_path(directory_, file);
       if (!files.info(path).exists) {
-        throw_bad_input({path, "", "no such file", "the shard that " + std::string(kIndexFile) + " names for " + name, ""});
+        throw_bad_input({path, "", "no such file",
+                         "the shard that " + std::string(kIndexFile) + " names for " + name, ""});
       }
       shards_.push_back(std::make_unique<SafetensorsReader>(files, path));
       shard = shards_.back().get();
     }
     const SafetensorsEntry* entry = shard->find(name);
     if (entry == nullptr) {
-      throw_bad_input({shard->path(), name, "no such tensor", "it", "the index says that it is in this shard"});
+      throw_bad_input(
+          {shard->path(), name, "no such tensor", "it", "the index says that it is in this shard"});
     }
     tensors_[name] = {entry, shard};
   }
@@ -78,14 +87,16 @@ CheckpointReader::CheckpointReader(FileSystem& files, std::string directory) : d
     for (const SafetensorsEntry& entry : shard->entries()) {
       const auto found = index.find(entry.name);
       if (found == index.end() || found->second != base_name(shard->path())) {
-        throw_bad_input({shard->path(), entry.name, "a tensor in this shard",
-                         found == index.end() ? "none of this name in the index" : "it in " + found->second, ""});
+        throw_bad_input(
+            {shard->path(), entry.name, "a tensor in this shard",
+             found == index.end() ? "none of this name in the index" : "it in " + found->second,
+             ""});
       }
     }
   }
   if (has_single && by_file.count(kSingleFile) == 0) {
-    throw_bad_input({single_path, "", "a file that the index does not name", "either the index or this file",
-                     "which of the two is meant?"});
+    throw_bad_input({single_path, "", "a file that the index does not name",
+                     "either the index or this file", "which of the two is meant?"});
   }
 }
 

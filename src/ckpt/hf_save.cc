@@ -13,13 +13,14 @@ struct Shard {
   int64_t num_bytes = 0;
 };
 
-// In registry order, a new shard whenever the next tensor would not fit; a tensor larger than a shard
-// gets one of its own. Copies come last, with the MTP modules that they belong to.
+// In registry order, a new shard whenever the next tensor would not fit; a tensor larger than a
+// shard gets one of its own. Copies come last, with the MTP modules that they belong to.
 std::vector<Shard> plan_shards(const std::vector<SafetensorsItem>& items, int64_t max_shard_bytes) {
   std::vector<Shard> shards(1);
   for (const SafetensorsItem& item : items) {
     const int64_t num_bytes = item.shape.num_elements() * dtype_bytes(item.dtype);
-    if (!shards.back().items.empty() && shards.back().num_bytes + num_bytes > max_shard_bytes) shards.emplace_back();
+    if (!shards.back().items.empty() && shards.back().num_bytes + num_bytes > max_shard_bytes)
+      shards.emplace_back();
     shards.back().items.push_back(item);
     shards.back().num_bytes += num_bytes;
   }
@@ -35,10 +36,14 @@ void write_synced(FileSystem& files, const std::string& path, std::string_view c
 
 std::string_view torch_dtype_name(DType dtype) {
   switch (dtype) {
-    case DType::kF32: return "float32";
-    case DType::kBF16: return "bfloat16";
-    case DType::kF16: return "float16";
-    default: FATHOM_CHECK(false, "checkpoints are written in f32, bf16 or f16, not {}", dtype_name(dtype));
+    case DType::kF32:
+      return "float32";
+    case DType::kBF16:
+      return "bfloat16";
+    case DType::kF16:
+      return "float16";
+    default:
+      FATHOM_CHECK(false, "checkpoints are written in f32, bf16 or f16, not {}", dtype_name(dtype));
   }
 }
 
@@ -76,9 +81,9 @@ void write_hf_files(FileSystem& files, const std::string& folder, const ModelCon
   nlohmann::json index;
   int64_t total_bytes = 0;
   for (size_t s = 0; s < shards.size(); ++s) {
-    const std::string name = shards.size() == 1
-                                 ? "model.safetensors"
-                                 : fmt::format("model-{:05}-of-{:05}.safetensors", s + 1, shards.size());
+    const std::string name =
+        shards.size() == 1 ? "model.safetensors"
+                           : fmt::format("model-{:05}-of-{:05}.safetensors", s + 1, shards.size());
     SafetensorsWriter writer(files, join_path(folder, name), shards[s].items);
     for (const SafetensorsItem& item : writer.items()) {
       writer.write(parameters[source.at(item.name)]);

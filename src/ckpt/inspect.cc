@@ -16,12 +16,14 @@ constexpr int64_t kCachedTokens = 4096;
 
 int64_t bytes_of(const std::vector<ParameterSpec>& specs, ParameterDtypes dtypes) {
   int64_t total = 0;
-  for (const ParameterSpec& spec : specs) total += spec.shape.num_elements() * dtype_bytes(dtypes.of(spec.kind));
+  for (const ParameterSpec& spec : specs)
+    total += spec.shape.num_elements() * dtype_bytes(dtypes.of(spec.kind));
   return total;
 }
 
 int64_t cache_bytes_per_token(const ModelConfig& config, DType dtype) {
-  return config.num_hidden_layers * (config.kv_lora_rank + config.qk_rope_head_dim) * dtype_bytes(dtype);
+  return config.num_hidden_layers * (config.kv_lora_rank + config.qk_rope_head_dim) *
+         dtype_bytes(dtype);
 }
 
 void add_needs(ModelSummary& summary) {
@@ -33,18 +35,20 @@ void add_needs(ModelSummary& summary) {
   };
   for (const Policy* policy : {&kPolicyBf16, &kPolicyFp32}) {
     add(policy == &kPolicyBf16 ? "inference_bf16" : "inference_fp32",
-        bytes_of(specs, policy->weight_dtypes()) + num_cached * cache_bytes_per_token(c, policy->latent_cache));
+        bytes_of(specs, policy->weight_dtypes()) +
+            num_cached * cache_bytes_per_token(c, policy->latent_cache));
   }
-  // Weights and gradients of the policy, fp32 master weights and two fp32 moments; activations come on
-  // top and depend on the batch.
+  // Weights and gradients of the policy, fp32 master weights and two fp32 moments; activations come
+  // on top and depend on the batch.
   const int64_t fp32_copy = bytes_of(specs, {DType::kF32, DType::kF32});
-  add("training_bf16", bytes_of(specs, kPolicyBf16.weight_dtypes()) + bytes_of(specs, kPolicyBf16.gradient_dtypes()) +
-                           3 * fp32_copy);
+  add("training_bf16", bytes_of(specs, kPolicyBf16.weight_dtypes()) +
+                           bytes_of(specs, kPolicyBf16.gradient_dtypes()) + 3 * fp32_copy);
 }
 
 void add_problems(ModelSummary& summary, const char* what, const std::vector<std::string>& names) {
   constexpr size_t kShown = 20;
-  for (size_t i = 0; i < names.size() && i < kShown; ++i) summary.problems.push_back(what + names[i]);
+  for (size_t i = 0; i < names.size() && i < kShown; ++i)
+    summary.problems.push_back(what + names[i]);
   if (names.size() > kShown) {
     summary.problems.push_back(fmt::format("{}{} more like these", what, names.size() - kShown));
   }
@@ -87,7 +91,8 @@ ModelSummary inspect_model(FileSystem& files, const std::string& path) {
     const std::string config_path = join_path(path, "config.json");
     summary.config = parse_config_json(files.read_all(config_path), config_path);
     summary.is_folder = true;
-    summary.problems.push_back("no weights: neither model.safetensors nor model.safetensors.index.json");
+    summary.problems.push_back(
+        "no weights: neither model.safetensors nor model.safetensors.index.json");
   } else {
     const CheckpointReader reader(files, path);
     summary.config = reader.config();
@@ -96,7 +101,8 @@ ModelSummary inspect_model(FileSystem& files, const std::string& path) {
     summary.bytes_on_disk = reader.file_bytes();
     summary.mtp_stored = reader.has_mtp_tensors();
     for (const auto& [name, tensor] : reader.tensors()) {
-      ModelSummary::Stored& stored = summary.stored[std::string(safetensors_dtype_name(tensor.entry->dtype))];
+      ModelSummary::Stored& stored =
+          summary.stored[std::string(safetensors_dtype_name(tensor.entry->dtype))];
       ++stored.num_tensors;
       stored.num_elements += tensor.entry->shape.num_elements();
       stored.num_bytes += tensor.entry->num_bytes();
@@ -107,7 +113,8 @@ ModelSummary inspect_model(FileSystem& files, const std::string& path) {
     add_problems(summary, "malformed: ", problems.malformed);
   }
   summary.count = count_parameters(summary.config);
-  for (int64_t i = 0; i < summary.config.num_hidden_layers; ++i) summary.num_moe_layers += summary.config.is_moe_layer(i);
+  for (int64_t i = 0; i < summary.config.num_hidden_layers; ++i)
+    summary.num_moe_layers += summary.config.is_moe_layer(i);
   summary.kv_bytes_per_token = cache_bytes_per_token(summary.config, DType::kBF16);
   summary.available_memory_bytes = available_memory_bytes();
   add_needs(summary);
@@ -142,7 +149,8 @@ std::string summary_json(const ModelSummary& summary) {
     root["mtp_stored"] = summary.mtp_stored;
     Json& stored = root["tensors"] = Json::object();
     for (const auto& [dtype, s] : summary.stored) {
-      stored[dtype] = {{"tensors", s.num_tensors}, {"elements", s.num_elements}, {"bytes", s.num_bytes}};
+      stored[dtype] = {
+          {"tensors", s.num_tensors}, {"elements", s.num_elements}, {"bytes", s.num_bytes}};
     }
     root["problems"] = summary.problems;
   }
@@ -161,34 +169,40 @@ std::string summary_text(const ModelSummary& summary) {
     text += fmt::format("{:<12}{}\n", label, value);
   };
   line("model", fmt::format("{} ({})", c.architecture, c.model_type));
-  line("parameters", fmt::format("{} total, {} active per token ({:.1f} %)", human_count(summary.count.main_model),
-                                 human_count(summary.count.active),
-                                 100.0 * static_cast<double>(summary.count.active) /
-                                     static_cast<double>(summary.count.main_model)));
+  line("parameters",
+       fmt::format("{} total, {} active per token ({:.1f} %)",
+                   human_count(summary.count.main_model), human_count(summary.count.active),
+                   100.0 * static_cast<double>(summary.count.active) /
+                       static_cast<double>(summary.count.main_model)));
   if (c.num_nextn_predict_layers > 0) {
-    line("", fmt::format("and {} in {} MTP module{}", human_count(summary.count.mtp_unique), c.num_nextn_predict_layers,
-                         c.num_nextn_predict_layers == 1 ? "" : "s"));
+    line("", fmt::format("and {} in {} MTP module{}", human_count(summary.count.mtp_unique),
+                         c.num_nextn_predict_layers, c.num_nextn_predict_layers == 1 ? "" : "s"));
   }
-  line("layers", fmt::format("{}, of them {} with {} routed + {} shared experts, {} active", c.num_hidden_layers,
-                             summary.num_moe_layers, c.n_routed_experts, c.n_shared_experts, c.num_experts_per_tok));
-  line("context", c.rope_scaling.type == RopeType::kYarn
-                      ? fmt::format("{} tokens (YaRN, {} times {})", c.max_position_embeddings, c.rope_scaling.factor,
-                                    c.rope_scaling.original_max_position_embeddings)
-                      : fmt::format("{} tokens", c.max_position_embeddings));
-  line("cache", fmt::format("{} bytes per token in bf16, {} for the whole context", summary.kv_bytes_per_token,
+  line("layers", fmt::format("{}, of them {} with {} routed + {} shared experts, {} active",
+                             c.num_hidden_layers, summary.num_moe_layers, c.n_routed_experts,
+                             c.n_shared_experts, c.num_experts_per_tok));
+  line("context",
+       c.rope_scaling.type == RopeType::kYarn
+           ? fmt::format("{} tokens (YaRN, {} times {})", c.max_position_embeddings,
+                         c.rope_scaling.factor, c.rope_scaling.original_max_position_embeddings)
+           : fmt::format("{} tokens", c.max_position_embeddings));
+  line("cache", fmt::format("{} bytes per token in bf16, {} for the whole context",
+                            summary.kv_bytes_per_token,
                             human_bytes(summary.kv_bytes_per_token * c.max_position_embeddings)));
   line("quantised", quantization_name(c));
   if (summary.is_folder) {
     std::string mix;
     for (const auto& [dtype, stored] : summary.stored) {
-      mix += fmt::format("{}{} {} ({} tensors)", mix.empty() ? "" : ", ", human_bytes(stored.num_bytes), dtype, stored.num_tensors);
+      mix += fmt::format("{}{} {} ({} tensors)", mix.empty() ? "" : ", ",
+                         human_bytes(stored.num_bytes), dtype, stored.num_tensors);
     }
-    line("on disk", fmt::format("{} in {} file{}: {}", human_bytes(summary.bytes_on_disk), summary.num_shards,
-                                summary.num_shards == 1 ? "" : "s", mix));
+    line("on disk", fmt::format("{} in {} file{}: {}", human_bytes(summary.bytes_on_disk),
+                                summary.num_shards, summary.num_shards == 1 ? "" : "s", mix));
   }
   line("memory", human_bytes(summary.available_memory_bytes) + " available here");
   for (const ModelSummary::Need& need : summary.needs) {
-    line("", fmt::format("{:<15}{:>10}  {}", need.use, human_bytes(need.num_bytes), need.fits ? "fits" : "does not fit"));
+    line("", fmt::format("{:<15}{:>10}  {}", need.use, human_bytes(need.num_bytes),
+                         need.fits ? "fits" : "does not fit"));
   }
   if (summary.is_folder) {
     line("problems", summary.problems.empty() ? "none" : summary.problems[0]);

@@ -1,5 +1,5 @@
-// What a model folder, or a bare config.json, is: read from headers alone, so that the answer for the
-// largest model comes in a second and before anything is loaded.
+// What a model folder, or a bare config.json, is: read from headers alone, so that the answer for
+// the largest model comes in a second and before anything is loaded.
 #pragma once
 
 #include <cstdint>
@@ -29,7 +29,7 @@ struct ModelSummary {
   std::string path;
   ModelConfig config;
   ParameterCount count;
-  int64_t num_moe_layers = 0;  // of the main model
+  int64_t num_moe_layers = 0;      // of the main model
   int64_t kv_bytes_per_token = 0;  // latent cache of the main model in bf16
 
   // Folders only.
@@ -44,8 +44,8 @@ struct ModelSummary {
   std::vector<Need> needs;
 };
 
-// `path`: a folder, or a config.json. A file that cannot be read or parsed is an Error; tensors that do
-// not fit the configuration are `problems`.
+// `path`: a folder, or a config.json. A file that cannot be read or parsed is an Error; tensors
+// that do not fit the configuration are `problems`.
 ModelSummary inspect_model(FileSystem& files, const std::string& path);
 
 // One JSON object. Among its keys: architecture, parameters_total (main model), parameters_active,

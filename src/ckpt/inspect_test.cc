@@ -9,7 +9,9 @@ namespace {
 std::string published(const std::string& name) {
   return join_path(FATHOM_SOURCE_DIR, "configs/models/" + name + ".json");
 }
-std::string golden(const std::string& name) { return join_path(FATHOM_GOLDEN_DIR, "models/" + name); }
+std::string golden(const std::string& name) {
+  return join_path(FATHOM_GOLDEN_DIR, "models/" + name);
+}
 
 TEST(Inspect, DeepSeekV3FromItsConfigurationAlone) {
   const ModelSummary summary = inspect_model(local_file_system(), published("deepseek-v3"));
@@ -25,9 +27,11 @@ TEST(Inspect, DeepSeekV3FromItsConfigurationAlone) {
   EXPECT_EQ(json["quantization"], "fp8 e4m3, 128x128 blocks");
   EXPECT_FALSE(json.contains("problems"));
   // Two bytes a parameter at least, and no machine of ours holds it.
-  EXPECT_GE(json["memory_needed"]["inference_bf16"]["bytes"].get<int64_t>(), 2 * (671'026'419'200 + 11'610'068'224));
+  EXPECT_GE(json["memory_needed"]["inference_bf16"]["bytes"].get<int64_t>(),
+            2 * (671'026'419'200 + 11'610'068'224));
   EXPECT_FALSE(json["memory_needed"]["training_bf16"]["fits"].get<bool>());
-  EXPECT_NE(summary_text(summary).find("671.03 B total, 37.55 B active per token (5.6 %)"), std::string::npos);
+  EXPECT_NE(summary_text(summary).find("671.03 B total, 37.55 B active per token (5.6 %)"),
+            std::string::npos);
 }
 
 TEST(Inspect, FoldersReportTheirTensors) {
@@ -35,12 +39,14 @@ TEST(Inspect, FoldersReportTheirTensors) {
   EXPECT_TRUE(summary.problems.empty()) << summary.problems.front();
   EXPECT_TRUE(summary.mtp_stored);
   EXPECT_EQ(summary.num_shards, 1);
-  EXPECT_EQ(summary.bytes_on_disk, local_file_system().info(golden("fp8_v3") + "/model.safetensors").bytes);
+  EXPECT_EQ(summary.bytes_on_disk,
+            local_file_system().info(golden("fp8_v3") + "/model.safetensors").bytes);
   EXPECT_GT(summary.stored.at("F8_E4M3").num_tensors, 30);
   // Elements on disk: the model with its copies, and the scales.
   int64_t elements = -summary.stored.at("F32").num_elements;
   for (const auto& [dtype, stored] : summary.stored) elements += stored.num_elements;
-  const int64_t biases = 2 * summary.config.n_routed_experts;  // fp32, in one MoE layer and the module
+  const int64_t biases =
+      2 * summary.config.n_routed_experts;  // fp32, in one MoE layer and the module
   EXPECT_EQ(elements + biases, summary.count.main_model + summary.count.mtp_stored);
   for (const ModelSummary::Need& need : summary.needs) EXPECT_TRUE(need.fits) << need.use;
   EXPECT_NE(summary_text(summary).find("problems    none"), std::string::npos);
@@ -51,11 +57,13 @@ TEST(Inspect, ProblemsAreListedNotThrown) {
   const std::string folder = testing::TempDir() + "fathom_inspect";
   files.remove_all(folder);
   files.make_directories(folder);
-  write_file_atomically(files, join_path(folder, "config.json"), files.read_all(golden("v3_base") + "/config.json"));
+  write_file_atomically(files, join_path(folder, "config.json"),
+                        files.read_all(golden("v3_base") + "/config.json"));
   EXPECT_EQ(inspect_model(files, folder).problems.size(), 1u);  // no weights at all
   float x[2] = {1, 2};
   write_safetensors(files, join_path(folder, "model.safetensors"),
-                    {TensorView(x, DType::kF32, Shape{2}, "model.norm.weight"), TensorView(x, DType::kF32, Shape{1}, "extra")});
+                    {TensorView(x, DType::kF32, Shape{2}, "model.norm.weight"),
+                     TensorView(x, DType::kF32, Shape{1}, "extra")});
   const ModelSummary summary = inspect_model(files, folder);
   const Json problems = parse_json(summary_json(summary), "inspect")["problems"];
   EXPECT_EQ(problems[0], "missing: lm_head.weight");

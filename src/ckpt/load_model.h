@@ -10,7 +10,8 @@
 namespace fathom {
 
 // `max_positions` bounds the rotation table (0: the configuration's context). `report` may be null.
-std::unique_ptr<Model> load_model(Context& ctx, FileSystem& files, const std::string& folder, const Policy& policy,
-                                  int64_t max_positions = 0, const LoadOptions& options = {}, LoadReport* report = nullptr);
+std::unique_ptr<Model> load_model(Context& ctx, FileSystem& files, const std::string& folder,
+                                  const Policy& policy, int64_t max_positions = 0,
+                                  const LoadOptions& options = {}, LoadReport* report = nullptr);
 
 }  // namespace fathom

@@ -1,8 +1,9 @@
 // safetensors files: a strict reader over a mapped file, and a streaming writer.
 //
-// A file is an 8-byte little-endian header length, a JSON header {name: {dtype, shape, data_offsets}},
-// and the data. The reader takes nothing on trust: offsets must tile the data without hole or overlap
-// and every size must be shape * dtype. docs/formats/safetensors.md says what is accepted.
+// A file is an 8-byte little-endian header length, a JSON header {name: {dtype, shape,
+// data_offsets}}, and the data. The reader takes nothing on trust: offsets must tile the data
+// without hole or overlap and every size must be shape * dtype. docs/formats/safetensors.md says
+// what is accepted.
 #pragma once
 
 #include <cstdint>
@@ -49,13 +50,13 @@ class SafetensorsReader {
   const SafetensorsEntry& at(std::string_view name) const;    // an Error when absent
   int64_t file_bytes() const { return static_cast<int64_t>(file_->bytes().size()); }
 
-  // The tensor where it lies in the mapping: never write to it. An Error when it is not aligned to its
-  // element size (official writers align; read_converted reads any).
+  // The tensor where it lies in the mapping: never write to it. An Error when it is not aligned to
+  // its element size (official writers align; read_converted reads any).
   TensorView view(const SafetensorsEntry& entry) const;
   // The raw bytes, aligned or not.
   const std::byte* bytes(const SafetensorsEntry& entry) const;
-  // Copies into `destination`, contiguous and of the same shape, converting to its dtype. Piece by piece,
-  // giving each piece's pages back behind it: a large tensor never is in memory twice.
+  // Copies into `destination`, contiguous and of the same shape, converting to its dtype. Piece by
+  // piece, giving each piece's pages back behind it: a large tensor never is in memory twice.
   void read_converted(const SafetensorsEntry& entry, const TensorView& destination) const;
   // The same for a tensor of 64-bit integers (token ids).
   std::vector<int64_t> read_int64(const SafetensorsEntry& entry) const;
@@ -79,12 +80,13 @@ struct SafetensorsItem {
   Shape shape;
 };
 
-// Writes one file as a stream: names and shapes are known first, data comes after, tensor by tensor.
-// The file is not replaced atomically here: write to a temporary name or inside a FolderTransaction.
+// Writes one file as a stream: names and shapes are known first, data comes after, tensor by
+// tensor. The file is not replaced atomically here: write to a temporary name or inside a
+// FolderTransaction.
 class SafetensorsWriter {
  public:
-  // Writes the header. Items are reordered by falling element size (so that each is aligned), otherwise
-  // as given; write() must follow items(). The same items and data give the same bytes.
+  // Writes the header. Items are reordered by falling element size (so that each is aligned),
+  // otherwise as given; write() must follow items(). The same items and data give the same bytes.
   SafetensorsWriter(FileSystem& files, std::string path, std::vector<SafetensorsItem> items,
                     const std::map<std::string, std::string>& metadata = {{"format", "pt"}});
 
@@ -105,9 +107,10 @@ class SafetensorsWriter {
   std::vector<std::byte> buffer_;
 };
 
-// Writes one small file as a whole, atomically: results of `logits` and `grads`. Views keep their dtype;
-// names are those of the views.
-void write_safetensors(FileSystem& files, const std::string& path, const std::vector<TensorView>& tensors,
+// Writes one small file as a whole, atomically: results of `logits` and `grads`. Views keep their
+// dtype; names are those of the views.
+void write_safetensors(FileSystem& files, const std::string& path,
+                       const std::vector<TensorView>& tensors,
                        const std::map<std::string, std::string>& metadata = {{"format", "pt"}});
 
 }  // namespace fathom

@@ -16,7 +16,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   for (const fathom::SafetensorsEntry& entry : header.entries) {
     FATHOM_CHECK_GE(entry.offset, 8);
     FATHOM_CHECK_LE(entry.offset + entry.num_bytes(), static_cast<int64_t>(size));
-    for (int64_t i = 0; i < entry.num_bytes(); ++i) sum = static_cast<uint8_t>(sum + data[entry.offset + i]);
+    for (int64_t i = 0; i < entry.num_bytes(); ++i)
+      sum = static_cast<uint8_t>(sum + data[entry.offset + i]);
     total += entry.num_bytes();
   }
   FATHOM_CHECK_LE(total, static_cast<int64_t>(size));

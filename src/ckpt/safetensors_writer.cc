@@ -9,12 +9,14 @@
 
 namespace fathom {
 
-SafetensorsWriter::SafetensorsWriter(FileSystem& files, std::string path, std::vector<SafetensorsItem> items,
+SafetensorsWriter::SafetensorsWriter(FileSystem& files, std::string path,
+                                     std::vector<SafetensorsItem> items,
                                      const std::map<std::string, std::string>& metadata)
     : path_(std::move(path)), items_(std::move(items)) {
-  std::stable_sort(items_.begin(), items_.end(), [](const SafetensorsItem& a, const SafetensorsItem& b) {
-    return dtype_bytes(a.dtype) > dtype_bytes(b.dtype);
-  });
+  std::stable_sort(items_.begin(), items_.end(),
+                   [](const SafetensorsItem& a, const SafetensorsItem& b) {
+                     return dtype_bytes(a.dtype) > dtype_bytes(b.dtype);
+                   });
   // Text of our own: a JSON object would search itself for every one of many thousand names.
   const auto quoted = [](const std::string& text) { return Json(text).dump(); };
   std::string header = "{";
@@ -31,15 +33,19 @@ SafetensorsWriter::SafetensorsWriter(FileSystem& files, std::string path, std::v
     if (header.back() != '{') header += ',';
     const int64_t end = offset + checked_mul(item.shape.num_elements(), dtype_bytes(item.dtype));
     std::string shape;
-    for (int i = 0; i < item.shape.num_dims; ++i) shape += fmt::format("{}{}", i > 0 ? "," : "", item.shape[i]);
-    header += fmt::format("{}:{{\"dtype\":\"{}\",\"shape\":[{}],\"data_offsets\":[{},{}]}}", quoted(item.name),
-                          safetensors_dtype_name(item.dtype), shape, offset, end);
+    for (int i = 0; i < item.shape.num_dims; ++i)
+      shape += fmt::format("{}{}", i > 0 ? "," : "", item.shape[i]);
+    header +=
+        fmt::format("{}:{{\"dtype\":\"{}\",\"shape\":[{}],\"data_offsets\":[{},{}]}}",
+                    quoted(item.name), safetensors_dtype_name(item.dtype), shape, offset, end);
     offset = end;
   }
   header += '}';
   // Spaces fill the header up, so that the data begins aligned for any reader that maps the file.
-  header.append(static_cast<size_t>(round_up(8 + static_cast<int64_t>(header.size()), kTensorAlignBytes) - 8) -
-                    header.size(), ' ');
+  header.append(static_cast<size_t>(
+                    round_up(8 + static_cast<int64_t>(header.size()), kTensorAlignBytes) - 8) -
+                    header.size(),
+                ' ');
   const uint64_t header_bytes = header.size();
   file_ = files.create(path_);
   file_->append(&header_bytes, sizeof(header_bytes));
@@ -50,8 +56,8 @@ SafetensorsWriter::SafetensorsWriter(FileSystem& files, std::string path, std::v
 void SafetensorsWriter::write(const TensorView& tensor) {
   FATHOM_CHECK_LT(next_, items_.size(), "'{}' is one too many for {}", tensor.name, path_);
   const SafetensorsItem& item = items_[next_++];
-  FATHOM_CHECK(tensor.shape == item.shape && tensor.contiguous(), "'{}' wants {}, not {}", item.name,
-               to_string(item.shape), to_string(tensor));
+  FATHOM_CHECK(tensor.shape == item.shape && tensor.contiguous(), "'{}' wants {}, not {}",
+               item.name, to_string(item.shape), to_string(tensor));
   const std::byte* source = static_cast<const std::byte*>(tensor.data);
   if (tensor.dtype == item.dtype) {
     if (tensor.num_bytes() > 0) file_->append(source, tensor.num_bytes());
@@ -61,8 +67,10 @@ void SafetensorsWriter::write(const TensorView& tensor) {
   const int64_t count = tensor.num_elements();
   for (int64_t begin = 0; begin < count; begin += kPieceElements) {
     const int64_t piece = std::min(kPieceElements, count - begin);
-    buffer_.resize(static_cast<size_t>(std::max<int64_t>(piece * dtype_bytes(item.dtype), static_cast<int64_t>(buffer_.size()))));
-    convert_elements(tensor.dtype, source + begin * dtype_bytes(tensor.dtype), item.dtype, buffer_.data(), piece);
+    buffer_.resize(static_cast<size_t>(
+        std::max<int64_t>(piece * dtype_bytes(item.dtype), static_cast<int64_t>(buffer_.size()))));
+    convert_elements(tensor.dtype, source + begin * dtype_bytes(tensor.dtype), item.dtype,
+                     buffer_.data(), piece);
     file_->append(buffer_.data(), piece * dtype_bytes(item.dtype));
   }
 }
@@ -73,7 +81,8 @@ void SafetensorsWriter::finish() {
   file_->close();
 }
 
-void write_safetensors(FileSystem& files, const std::string& path, const std::vector<TensorView>& tensors,
+void write_safetensors(FileSystem& files, const std::string& path,
+                       const std::vector<TensorView>& tensors,
                        const std::map<std::string, std::string>& metadata) {
   std::vector<SafetensorsItem> items;
   std::map<std::string_view, const TensorView*> by_name;

@@ -31,7 +31,8 @@ std::optional<std::string> read_line(const TerminalInfo& terminal) {
 
 void chat_loop(ChatSession& session) {
   const TerminalInfo terminal = terminal_info(stdin);
-  if (terminal.is_tty) fmt::print(stderr, "Type a message. /reset starts afresh, /quit or Ctrl-D ends.\n");
+  if (terminal.is_tty)
+    fmt::print(stderr, "Type a message. /reset starts afresh, /quit or Ctrl-D ends.\n");
   while (const auto line = read_line(terminal)) {
     if (line->find_first_not_of(" \t\r") == std::string::npos) continue;
     if (*line == "/quit" || *line == "/exit") break;

@@ -18,8 +18,10 @@ struct Options {
 int run(const Options& options) {
   validate(options.sampling.options().sampling);
   Context ctx(static_cast<int>(options.threads));
-  const auto model = load_model(ctx, local_file_system(), options.model, policy_by_name(options.precision), 0, {.skip_mtp = true});
-  ChatSession session(ctx, *model, Tokenizer::load(local_file_system(), options.model), options.sampling.options(), options.system);
+  const auto model = load_model(ctx, local_file_system(), options.model,
+                                policy_by_name(options.precision), 0, {.skip_mtp = true});
+  ChatSession session(ctx, *model, Tokenizer::load(local_file_system(), options.model),
+                      options.sampling.options(), options.system);
   chat_loop(session);
   return kExitDone;
 }
@@ -37,7 +39,8 @@ Verb chat_verb() {
                 line.add_model(options->model);
                 line.add("--system", options->system, "system message");
                 options->sampling.declare(line);
-                line.add("--precision", options->precision, "format of weights and activations").one_of({"bf16", "fp32"});
+                line.add("--precision", options->precision, "format of weights and activations")
+                    .one_of({"bf16", "fp32"});
                 line.add_threads(options->threads);
               },
           .run = [options] { return run(*options); }};

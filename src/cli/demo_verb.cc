@@ -24,15 +24,18 @@ struct Options {
   bool json = false, quiet = false, no_chat = false;
 };
 
-// The text that the repository ships: below the working directory, or beside the build folder that the
-// program stands in.
+// The text that the repository ships: below the working directory, or beside the build folder that
+// the program stands in.
 std::string find_demo_text() {
   std::error_code ignored;
   const std::filesystem::path program = std::filesystem::read_symlink("/proc/self/exe", ignored);
-  for (const auto& candidate : {std::filesystem::path("data/demo"), program.parent_path() / "../../data/demo"}) {
+  for (const auto& candidate :
+       {std::filesystem::path("data/demo"), program.parent_path() / "../../data/demo"}) {
     if (std::filesystem::exists(candidate / "english.jsonl", ignored)) return candidate.string();
   }
-  fail(ErrorKind::kUsage, "demo: data/demo not found below the working directory: run it from the repository, or give --data DIR");
+  fail(ErrorKind::kUsage,
+       "demo: data/demo not found below the working directory: run it from the repository, or give "
+       "--data DIR");
 }
 
 class DemoDisplay final : public DemoObserver {
@@ -45,9 +48,12 @@ class DemoDisplay final : public DemoObserver {
     trainer_ = &trainer;
     last_step_ = last_step;
     curve_ = {.name = "loss"};
-    const char* title = stage == DemoStage::kPretrain   ? "1. Learning to read: real prose, code, and notes from an invented valley"
-                        : stage == DemoStage::kFinetune ? "2. Learning to answer: dialogues about a part of what was read"
-                                                        : "3. Examination: questions that no lesson contained";
+    const char* title =
+        stage == DemoStage::kPretrain
+            ? "1. Learning to read: real prose, code, and notes from an invented valley"
+        : stage == DemoStage::kFinetune
+            ? "2. Learning to answer: dialogues about a part of what was read"
+            : "3. Examination: questions that no lesson contained";
     if (!quiet_) panel_.print(title);
   }
 
@@ -55,8 +61,10 @@ class DemoDisplay final : public DemoObserver {
     if (quiet_) return;
     curve_.x.push_back(static_cast<double>(record.step));
     // Smoothed: a step sees two thousand tokens.
-    curve_.y.push_back(curve_.y.empty() ? record.loss : 0.95 * curve_.y.back() + 0.05 * record.loss);
-    const std::string line = fmt::format("{}/{}  {}", record.step, last_step_, progress_line(record));
+    curve_.y.push_back(curve_.y.empty() ? record.loss
+                                        : 0.95 * curve_.y.back() + 0.05 * record.loss);
+    const std::string line =
+        fmt::format("{}/{}  {}", record.step, last_step_, progress_line(record));
     panel_.update([&] { return picture(line); }, line);
   }
 
@@ -68,7 +76,8 @@ class DemoDisplay final : public DemoObserver {
     ++asked_;
     right_ += right ? 1 : 0;
     if (quiet_) return;
-    const std::string line = fmt::format("{} right of {}   {}  ->  {}", right_, asked_, question.text, reply);
+    const std::string line =
+        fmt::format("{} right of {}   {}  ->  {}", right_, asked_, question.text, reply);
     if (!right || asked_ % 12 == 1) {
       panel_.print(fmt::format("  {} {}  ->  {}", right ? "right" : "WRONG", question.text, reply));
     }
@@ -76,7 +85,8 @@ class DemoDisplay final : public DemoObserver {
   }
 
   void end_stage() {
-    if (trainer_ != nullptr && stage_ != DemoStage::kExamine && !quiet_ && !curve_.x.empty()) panel_.keep(picture(""));
+    if (trainer_ != nullptr && stage_ != DemoStage::kExamine && !quiet_ && !curve_.x.empty())
+      panel_.keep(picture(""));
     panel_.finish();
   }
 
@@ -96,7 +106,9 @@ class DemoDisplay final : public DemoObserver {
     };
     append(terminal_curve(curve_, width, 10));
     const int64_t num_experts = trainer_->model().config().n_routed_experts;
-    append(terminal_expert_load(expert_load(trainer_->moe_layer_names(), num_experts, trainer_->step_expert_counts()), width, terminal.color));
+    append(terminal_expert_load(
+        expert_load(trainer_->moe_layer_names(), num_experts, trainer_->step_expert_counts()),
+        width, terminal.color));
     return lines;
   }
 
@@ -113,7 +125,8 @@ class DemoDisplay final : public DemoObserver {
 void print_result(const DemoResult& result, const Options& options) {
   if (options.json) {
     Json by_kind = Json::object();
-    for (const auto& [kind, score] : result.by_kind) by_kind[kind] = {{"right", score.right}, {"asked", score.asked}};
+    for (const auto& [kind, score] : result.by_kind)
+      by_kind[kind] = {{"right", score.right}, {"asked", score.asked}};
     const Json json{{"held_out_accuracy", result.held_out_accuracy},
                     {"seconds", result.seconds},
                     {"final_loss", result.final_loss},
@@ -127,8 +140,10 @@ void print_result(const DemoResult& result, const Options& options) {
     return;
   }
   fmt::print("\nHeld-out questions answered right: {:.1f} %\n", 100 * result.held_out_accuracy);
-  for (const auto& [kind, score] : result.by_kind) fmt::print("  {:<11} {:>3} of {}\n", kind, score.right, score.asked);
-  fmt::print("Documents that were kept back: {:.2f} bits per byte\n", result.held_out_bits_per_byte);
+  for (const auto& [kind, score] : result.by_kind)
+    fmt::print("  {:<11} {:>3} of {}\n", kind, score.right, score.asked);
+  fmt::print("Documents that were kept back: {:.2f} bits per byte\n",
+             result.held_out_bits_per_byte);
   fmt::print("Busiest expert, worst layer: {:.2f} times its share\n", 1 + result.max_violation);
   fmt::print("{:.0f} s in all; the model: {}\n", result.seconds, result.model_folder);
 }
@@ -155,8 +170,10 @@ int run(const Options& options) {
   }
   print_result(result, options);
   if (options.no_chat || options.json || isatty(STDIN_FILENO) == 0) return kExitDone;
-  fmt::print("\nTalk to it. It knows {}, {} and the others, and sums. For example: What is 38 + 47?\n",
-             demo.world().person_name(0, WorldLanguage::kEnglish), demo.world().person_name(1, WorldLanguage::kEnglish));
+  fmt::print(
+      "\nTalk to it. It knows {}, {} and the others, and sums. For example: What is 38 + 47?\n",
+      demo.world().person_name(0, WorldLanguage::kEnglish),
+      demo.world().person_name(1, WorldLanguage::kEnglish));
   GenerateOptions generation{.max_tokens = 96};
   generation.sampling.temperature = 0;
   ChatSession session(ctx, demo.model(), demo.tokenizer(), generation);
@@ -173,11 +190,17 @@ Verb demo_verb() {
           .help = "the ten-minute tour: train, teach, chat",
           .declare =
               [options](CommandLine& line) {
-                line.add("--out", options->out, "folder of the runs; a run that was interrupted goes on");
-                line.add("--data", options->data, "folder with english.jsonl, chinese.jsonl and code.jsonl (default: the repository's)");
-                line.add("--pretrain-steps", options->pretrain_steps, "0: the demo's own number").at_least(0);
-                line.add("--finetune-steps", options->finetune_steps, "0: the demo's own number").at_least(0);
-                line.add("--max-questions", options->max_questions, "ask only so many; 0: all").at_least(0);
+                line.add("--out", options->out,
+                         "folder of the runs; a run that was interrupted goes on");
+                line.add("--data", options->data,
+                         "folder with english.jsonl, chinese.jsonl and code.jsonl (default: the "
+                         "repository's)");
+                line.add("--pretrain-steps", options->pretrain_steps, "0: the demo's own number")
+                    .at_least(0);
+                line.add("--finetune-steps", options->finetune_steps, "0: the demo's own number")
+                    .at_least(0);
+                line.add("--max-questions", options->max_questions, "ask only so many; 0: all")
+                    .at_least(0);
                 line.add("--no-chat", options->no_chat, "end after the examination");
                 line.add_seed(options->seed);
                 line.add_threads(options->threads);

@@ -20,12 +20,16 @@ struct Options {
 };
 
 const char* finish_name(FinishReason reason) {
-  return reason == FinishReason::kStop ? "stop" : reason == FinishReason::kLength ? "length" : "cancelled";
+  return reason == FinishReason::kStop     ? "stop"
+         : reason == FinishReason::kLength ? "length"
+                                           : "cancelled";
 }
 
-int run_tokens(Context& ctx, const Model& model, const Options& options, const GenerateOptions& generation) {
+int run_tokens(Context& ctx, const Model& model, const Options& options,
+               const GenerateOptions& generation) {
   Json results = Json::array(), reasons = Json::array();
-  for (const auto& prompt : read_token_lists(options.tokens, model.config().vocab_size, /*equal_lengths=*/false)) {
+  for (const auto& prompt :
+       read_token_lists(options.tokens, model.config().vocab_size, /*equal_lengths=*/false)) {
     const GenerateResult result = generate(ctx, model, prompt, generation);
     results.push_back(result.tokens);
     reasons.push_back(finish_name(result.finish_reason));
@@ -58,7 +62,9 @@ int run_text(Context& ctx, const Model& model, const Options& options, GenerateO
   });
   emit(decoder.finish());
   if (options.json) {
-    const Json json{{"text", text}, {"tokens", result.tokens}, {"finish_reason", finish_name(result.finish_reason)}};
+    const Json json{{"text", text},
+                    {"tokens", result.tokens},
+                    {"finish_reason", finish_name(result.finish_reason)}};
     fmt::print("{}\n", json.dump());
   } else {
     fmt::print("\n");
@@ -73,10 +79,13 @@ int run(const Options& options) {
   const GenerateOptions base = options.sampling.options();
   validate(base.sampling);
   Context ctx(static_cast<int>(options.threads));
-  const auto model = load_model(ctx, local_file_system(), options.model, policy_by_name(options.precision), 0, {.skip_mtp = true});
+  const auto model = load_model(ctx, local_file_system(), options.model,
+                                policy_by_name(options.precision), 0, {.skip_mtp = true});
   GenerateOptions generation = base;
-  if (!options.ignore_eos) generation.stop_tokens.push_back(static_cast<int32_t>(model->config().eos_token_id));
-  return options.tokens.empty() ? run_text(ctx, *model, options, generation) : run_tokens(ctx, *model, options, generation);
+  if (!options.ignore_eos)
+    generation.stop_tokens.push_back(static_cast<int32_t>(model->config().eos_token_id));
+  return options.tokens.empty() ? run_text(ctx, *model, options, generation)
+                                : run_tokens(ctx, *model, options, generation);
 }
 
 }  // namespace
@@ -92,7 +101,8 @@ Verb generate_verb() {
                 line.add("--tokens", options->tokens, "JSON file of token ids to continue instead");
                 options->sampling.declare(line);
                 line.add("--ignore-eos", options->ignore_eos, "go on behind the end token");
-                line.add("--precision", options->precision, "format of weights and activations").one_of({"bf16", "fp32"});
+                line.add("--precision", options->precision, "format of weights and activations")
+                    .one_of({"bf16", "fp32"});
                 line.add_threads(options->threads);
                 line.add_json(options->json);
               },

@@ -25,7 +25,8 @@ int run(const Options& options) {
   const int64_t depth = config.num_nextn_predict_layers;
   if (S > model->max_positions() || S <= depth + 1) {
     throw_bad_input({options.tokens, "", fmt::format("lists of {} ids", S),
-                     fmt::format("{} to {} for this model", depth + 2, model->max_positions()), ""});
+                     fmt::format("{} to {} for this model", depth + 2, model->max_positions()),
+                     ""});
   }
   std::vector<int32_t> tokens;
   for (const auto& list : lists) tokens.insert(tokens.end(), list.begin(), list.end());
@@ -36,7 +37,8 @@ int run(const Options& options) {
                     .balance = options.balance_weight,
                     .balance_from_routing = options.balance_from == "routed"};
   for (int64_t k = 0; k < depth; ++k) {
-    scales.mtp[k] = options.mtp_weight / static_cast<double>(depth) / static_cast<double>(counts.num_mtp[k]);
+    scales.mtp[k] =
+        options.mtp_weight / static_cast<double>(depth) / static_cast<double>(counts.num_mtp[k]);
   }
   ParameterSet gradients("gradients", parameter_specs(config), policy.gradient_dtypes());
   TrainingPass pass(*model, B, S);
@@ -64,12 +66,21 @@ Verb grads_verb() {
           .declare =
               [options](CommandLine& line) {
                 line.add_model(options->model);
-                line.add("--tokens", options->tokens, "JSON file: a list of equally long lists of token ids").required();
-                line.add("--out", options->out, "file to write: each parameter's gradient under its name, and loss").required();
-                line.add("--mtp-weight", options->mtp_weight, "weight of the MTP loss (lambda)").at_least(0);
-                line.add("--balance-weight", options->balance_weight, "weight of the sequence-wise balance loss (alpha)").at_least(0);
-                line.add("--balance-from", options->balance_from, "what the balance loss counts").one_of({"unbiased_topk", "routed"});
-                line.add("--precision", options->precision, "format of weights and activations").one_of({"fp32", "bf16", "fp64"});
+                line.add("--tokens", options->tokens,
+                         "JSON file: a list of equally long lists of token ids")
+                    .required();
+                line.add("--out", options->out,
+                         "file to write: each parameter's gradient under its name, and loss")
+                    .required();
+                line.add("--mtp-weight", options->mtp_weight, "weight of the MTP loss (lambda)")
+                    .at_least(0);
+                line.add("--balance-weight", options->balance_weight,
+                         "weight of the sequence-wise balance loss (alpha)")
+                    .at_least(0);
+                line.add("--balance-from", options->balance_from, "what the balance loss counts")
+                    .one_of({"unbiased_topk", "routed"});
+                line.add("--precision", options->precision, "format of weights and activations")
+                    .one_of({"fp32", "bf16", "fp64"});
                 line.add_threads(options->threads);
               },
           .run = [options] { return run(*options); }};

@@ -12,19 +12,20 @@ Verb inspect_verb() {
     bool json = false;
   };
   auto options = std::make_shared<Options>();
-  return {.name = "inspect",
-          .help = "what a model folder is, how large, and whether it fits here (reads headers only)",
-          .declare =
-              [options](CommandLine& line) {
-                line.add("--model", options->model, "model folder, or a config.json").required();
-                line.add_json(options->json);
-              },
-          .run =
-              [options] {
-                const ModelSummary summary = inspect_model(local_file_system(), options->model);
-                fmt::print("{}", options->json ? summary_json(summary) + "\n" : summary_text(summary));
-                return summary.problems.empty() ? kExitDone : kExitFailed;
-              }};
+  return {
+      .name = "inspect",
+      .help = "what a model folder is, how large, and whether it fits here (reads headers only)",
+      .declare =
+          [options](CommandLine& line) {
+            line.add("--model", options->model, "model folder, or a config.json").required();
+            line.add_json(options->json);
+          },
+      .run =
+          [options] {
+            const ModelSummary summary = inspect_model(local_file_system(), options->model);
+            fmt::print("{}", options->json ? summary_json(summary) + "\n" : summary_text(summary));
+            return summary.problems.empty() ? kExitDone : kExitFailed;
+          }};
 }
 
 }  // namespace fathom::cli

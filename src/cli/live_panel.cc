@@ -14,9 +14,12 @@ double now_seconds() {
 }  // namespace
 
 LivePanel::LivePanel(std::FILE* stream, double redraws_per_second, double plain_seconds)
-    : stream_(stream), terminal_(terminal_info(stream)), interval_seconds_(terminal_.is_tty ? 1 / redraws_per_second : plain_seconds) {}
+    : stream_(stream),
+      terminal_(terminal_info(stream)),
+      interval_seconds_(terminal_.is_tty ? 1 / redraws_per_second : plain_seconds) {}
 
-void LivePanel::update(const std::function<std::vector<std::string>()>& lines, std::string_view plain) {
+void LivePanel::update(const std::function<std::vector<std::string>()>& lines,
+                       std::string_view plain) {
   const double now = now_seconds();
   if (now - last_seconds_ < interval_seconds_) return;
   last_seconds_ = now;
@@ -52,7 +55,8 @@ void LivePanel::draw(const std::vector<std::string>& lines) {
   // A line with colours has no measurable width here; the pictures fit by construction.
   for (const std::string& line : lines) {
     const bool coloured = line.find('\x1b') != std::string::npos;
-    fmt::print(stream_, "{}\n", coloured ? std::string_view(line) : clip_to_width(line, terminal_.width - 1));
+    fmt::print(stream_, "{}\n",
+               coloured ? std::string_view(line) : clip_to_width(line, terminal_.width - 1));
   }
   lines_on_screen_ = lines.size();
 }

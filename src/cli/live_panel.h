@@ -1,5 +1,5 @@
-// Several lines on standard error that are redrawn in place: a run's progress with its pictures. Where
-// there is no terminal it becomes one plain line now and then. Not thread-safe.
+// Several lines on standard error that are redrawn in place: a run's progress with its pictures.
+// Where there is no terminal it becomes one plain line now and then. Not thread-safe.
 #pragma once
 
 #include <cstdio>

@@ -7,8 +7,17 @@ int main(int argc, char** argv) {
   using namespace fathom::cli;
   const std::vector<Verb> verbs = {
       doctor_verb(),
-      tokenizer_train_verb(), tokenizer_encode_verb(), tokenizer_decode_verb(), tokenizer_show_verb(),
-      demo_verb(), train_verb(), inspect_verb(), logits_verb(), grads_verb(), generate_verb(), chat_verb(),
+      tokenizer_train_verb(),
+      tokenizer_encode_verb(),
+      tokenizer_decode_verb(),
+      tokenizer_show_verb(),
+      demo_verb(),
+      train_verb(),
+      inspect_verb(),
+      logits_verb(),
+      grads_verb(),
+      generate_verb(),
+      chat_verb(),
   };
   return run_program(verbs, {argv + 1, argv + argc});
 }

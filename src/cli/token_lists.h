@@ -8,6 +8,7 @@
 namespace fathom::cli {
 
 // The lists of the file at `path`; ids must lie in [0, vocab_size). equal_lengths: a batch.
-std::vector<std::vector<int32_t>> read_token_lists(const std::string& path, int64_t vocab_size, bool equal_lengths);
+std::vector<std::vector<int32_t>> read_token_lists(const std::string& path, int64_t vocab_size,
+                                                   bool equal_lengths);
 
 }  // namespace fathom::cli

@@ -18,7 +18,8 @@ struct Options {
   std::optional<int64_t> seed, steps, threads;
   std::optional<std::string> precision;
   std::vector<std::string> set;
-  bool resume = false, print_config = false, dry_run = false, quiet = false, json = false, allow_config_change = false;
+  bool resume = false, print_config = false, dry_run = false, quiet = false, json = false,
+       allow_config_change = false;
 };
 
 class TrainDisplay final : public LogSink {
@@ -46,10 +47,13 @@ ConfigOrigins read_config(const Options& options, TrainConfig& config) {
   read_environment(std::getenv, fields, origins);
   for (const std::string& assignment : options.set) {
     const size_t equals = assignment.find('=');
-    if (equals == std::string::npos) fail(ErrorKind::kUsage, "--set: found '{}', expected path=value", assignment);
+    if (equals == std::string::npos)
+      fail(ErrorKind::kUsage, "--set: found '{}', expected path=value", assignment);
     apply_override(assignment.substr(0, equals), assignment.substr(equals + 1), fields, origins);
   }
-  const auto override_with = [&](const char* path, const std::string& value) { apply_override(path, value, fields, origins); };
+  const auto override_with = [&](const char* path, const std::string& value) {
+    apply_override(path, value, fields, origins);
+  };
   if (options.seed) override_with("seed", std::to_string(*options.seed));
   if (options.steps) override_with("max_steps", std::to_string(*options.steps));
   if (options.threads) override_with("threads", std::to_string(*options.threads));
@@ -67,11 +71,14 @@ void write_pictures(const std::string& run_folder, Trainer& trainer) {
   }
   std::vector<Curve> curves{loss};
   if (trainer.model().config().num_nextn_predict_layers > 0) curves.push_back(mtp);
-  write_file_atomically(files, join_path(run_folder, "loss.svg"), loss_curve_svg(curves, "Loss by tokens seen"));
+  write_file_atomically(files, join_path(run_folder, "loss.svg"),
+                        loss_curve_svg(curves, "Loss by tokens seen"));
   const std::vector<std::string> layers = trainer.moe_layer_names();
   if (layers.empty() || trainer.step_expert_counts().empty()) return;
-  const ExpertLoad load = expert_load(layers, trainer.model().config().n_routed_experts, trainer.step_expert_counts());
-  write_file_atomically(files, join_path(run_folder, "expert_load.svg"), expert_load_svg(load, "Expert load of the last step"));
+  const ExpertLoad load =
+      expert_load(layers, trainer.model().config().n_routed_experts, trainer.step_expert_counts());
+  write_file_atomically(files, join_path(run_folder, "expert_load.svg"),
+                        expert_load_svg(load, "Expert load of the last step"));
 }
 
 int run(const Options& options) {
@@ -91,7 +98,8 @@ int run(const Options& options) {
   for (const std::string& line : report) display.message(line);
   Trainer trainer(ctx, files, config, model, std::move(loader));
   const ParameterCount count = count_parameters(model);
-  display.message(fmt::format("{} parameters, {} active a token; {} steps, {} tokens", count.main_model + count.mtp_unique, count.active,
+  display.message(fmt::format("{} parameters, {} active a token; {} steps, {} tokens",
+                              count.main_model + count.mtp_unique, count.active,
                               trainer.total_steps(), trainer.schedule().total_tokens()));
   if (options.dry_run) return kExitDone;
   if (options.resume) {
@@ -100,16 +108,21 @@ int run(const Options& options) {
     trainer.start(options.out, origins);
   }
   StopSignal stop;
-  const Trainer::End end = trainer.run_until(trainer.total_steps(), {.log = &display, .should_stop = [&] { return stop.requested(); }});
+  const Trainer::End end = trainer.run_until(
+      trainer.total_steps(), {.log = &display, .should_stop = [&] { return stop.requested(); }});
   write_pictures(options.out, trainer);
   if (options.json) {
     const double loss = trainer.records().empty() ? 0 : trainer.records().back().loss;
-    const Json json{{"step", trainer.steps_done()}, {"tokens", trainer.tokens_seen()}, {"loss", loss},
-                    {"checkpoint", trainer.checkpoint_folder(trainer.steps_done())}, {"stopped", end == Trainer::End::kStopped}};
+    const Json json{{"step", trainer.steps_done()},
+                    {"tokens", trainer.tokens_seen()},
+                    {"loss", loss},
+                    {"checkpoint", trainer.checkpoint_folder(trainer.steps_done())},
+                    {"stopped", end == Trainer::End::kStopped}};
     fmt::print("{}\n", json.dump());
   }
   if (end == Trainer::End::kStopped) {
-    display.message(fmt::format("saved at step {}; --resume goes on from there", trainer.steps_done()));
+    display.message(
+        fmt::format("saved at step {}; --resume goes on from there", trainer.steps_done()));
     return kExitSavedOnSignal;
   }
   return kExitDone;
@@ -119,25 +132,31 @@ int run(const Options& options) {
 
 Verb train_verb() {
   auto options = std::make_shared<Options>();
-  return {.name = "train",
-          .help = "pre-train a model",
-          .declare =
-              [options](CommandLine& line) {
-                line.add("--config", options->config, "run file (TOML); see configs/runs").required();
-                line.add("--out", options->out, "folder of the run: metrics.jsonl, tensorboard/, checkpoints/");
-                line.add("--resume", options->resume, "go on from the newest checkpoint in --out");
-                line.add("--seed", options->seed, "overrides seed");
-                line.add("--steps", options->steps, "overrides max_steps");
-                line.add("--threads", options->threads, "overrides threads");
-                line.add("--precision", options->precision, "overrides train.precision").one_of({"bf16", "fp32", "fp64"});
-                line.add("--set", options->set, "any field of the run file, as path=value; repeatable");
-                line.add("--allow-config-change", options->allow_config_change, "resume under another configuration than the checkpoint's");
-                line.add("--print-config", options->print_config, "print the configuration with the origin of each value, and end");
-                line.add("--dry-run", options->dry_run, "read everything, say what would be trained, and end");
-                line.add_quiet(options->quiet);
-                line.add_json(options->json);
-              },
-          .run = [options] { return run(*options); }};
+  return {
+      .name = "train",
+      .help = "pre-train a model",
+      .declare =
+          [options](CommandLine& line) {
+            line.add("--config", options->config, "run file (TOML); see configs/runs").required();
+            line.add("--out", options->out,
+                     "folder of the run: metrics.jsonl, tensorboard/, checkpoints/");
+            line.add("--resume", options->resume, "go on from the newest checkpoint in --out");
+            line.add("--seed", options->seed, "overrides seed");
+            line.add("--steps", options->steps, "overrides max_steps");
+            line.add("--threads", options->threads, "overrides threads");
+            line.add("--precision", options->precision, "overrides train.precision")
+                .one_of({"bf16", "fp32", "fp64"});
+            line.add("--set", options->set, "any field of the run file, as path=value; repeatable");
+            line.add("--allow-config-change", options->allow_config_change,
+                     "resume under another configuration than the checkpoint's");
+            line.add("--print-config", options->print_config,
+                     "print the configuration with the origin of each value, and end");
+            line.add("--dry-run", options->dry_run,
+                     "read everything, say what would be trained, and end");
+            line.add_quiet(options->quiet);
+            line.add_json(options->json);
+          },
+      .run = [options] { return run(*options); }};
 }
 
 }  // namespace fathom::cli

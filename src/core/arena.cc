@@ -8,7 +8,8 @@
 
 namespace fathom {
 
-Arena::Arena(std::string name, int64_t capacity_bytes) : name_(std::move(name)), capacity_(capacity_bytes) {
+Arena::Arena(std::string name, int64_t capacity_bytes)
+    : name_(std::move(name)), capacity_(capacity_bytes) {
   const int64_t mapped = std::max<int64_t>(capacity_bytes, 1);
   void* memory = mmap(nullptr, static_cast<size_t>(mapped), PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -25,14 +26,16 @@ TensorView Arena::allocate(DType dtype, Shape shape, const char* tensor_name, bo
   const int64_t begin = packed ? used_ : round_up(used_, kTensorAlignBytes);
   const int64_t end = begin + shape.num_elements() * dtype_bytes(dtype);
   if (!measuring()) {
-    FATHOM_CHECK_LE(end, capacity_, "arena '{}', tensor '{}' {}", name_, tensor_name, to_string(shape));
+    FATHOM_CHECK_LE(end, capacity_, "arena '{}', tensor '{}' {}", name_, tensor_name,
+                    to_string(shape));
   }
   used_ = end;
   return TensorView(measuring() ? nullptr : block_.get() + begin, dtype, shape, tensor_name);
 }
 
 TensorView Scratch::allocate(DType dtype, Shape shape, const char* tensor_name) {
-  const int64_t bytes = round_up(std::max<int64_t>(shape.num_elements(), 1) * dtype_bytes(dtype), kTensorAlignBytes);
+  const int64_t bytes =
+      round_up(std::max<int64_t>(shape.num_elements(), 1) * dtype_bytes(dtype), kTensorAlignBytes);
   while (chunk_ < chunks_.size() && used_ + bytes > chunks_[chunk_].bytes) {
     ++chunk_;
     used_ = 0;
@@ -40,7 +43,8 @@ TensorView Scratch::allocate(DType dtype, Shape shape, const char* tensor_name) 
   if (chunk_ == chunks_.size()) {
     const int64_t grown = chunks_.empty() ? int64_t{1} << 20 : 2 * chunks_.back().bytes;
     const int64_t size = std::max(round_up(bytes, int64_t{1} << 16), grown);
-    auto* memory = static_cast<std::byte*>(::operator new[](static_cast<size_t>(size), std::align_val_t{kTensorAlignBytes}));
+    auto* memory = static_cast<std::byte*>(
+        ::operator new[](static_cast<size_t>(size), std::align_val_t{kTensorAlignBytes}));
     chunks_.push_back({std::unique_ptr<std::byte[], Free>(memory), size});
     used_ = 0;
   }

@@ -1,7 +1,7 @@
 // Memory by lifetime. An Arena is one block of zeroed memory for things that live equally long
-// (parameters, gradients, optimizer state, saved activations); its size is measured first by running
-// the same allocation code against a measuring arena, then allocated once. A Scratch is a stack of
-// temporary tensors with marks; it grows in the first step and allocates nothing after.
+// (parameters, gradients, optimizer state, saved activations); its size is measured first by
+// running the same allocation code against a measuring arena, then allocated once. A Scratch is a
+// stack of temporary tensors with marks; it grows in the first step and allocates nothing after.
 #pragma once
 
 #include <cstddef>
@@ -23,8 +23,8 @@ class Arena {
   Arena(std::string name, int64_t capacity_bytes);
 
   bool measuring() const { return block_ == nullptr; }
-  // A contiguous tensor, aligned to kTensorAlignBytes unless it must follow the previous one without
-  // a gap (`packed`: for tensors that are also used fused with their neighbour).
+  // A contiguous tensor, aligned to kTensorAlignBytes unless it must follow the previous one
+  // without a gap (`packed`: for tensors that are also used fused with their neighbour).
   TensorView allocate(DType dtype, Shape shape, const char* tensor_name, bool packed = false);
 
   const std::string& name() const { return name_; }
@@ -42,7 +42,8 @@ class Arena {
   int64_t used_ = 0;
 };
 
-// Runs `allocate_all(arena)` twice: once to measure, once for real. Returns the arena that holds it.
+// Runs `allocate_all(arena)` twice: once to measure, once for real. Returns the arena that holds
+// it.
 template <typename F>
 Arena measured_arena(const std::string& name, F&& allocate_all) {
   Arena measure(name);
@@ -57,7 +58,8 @@ class Scratch {
   // Memory is handed back in reverse order, when the mark goes out of scope.
   class Mark {
    public:
-    explicit Mark(Scratch& scratch) : scratch_(scratch), chunk_(scratch.chunk_), used_(scratch.used_) {}
+    explicit Mark(Scratch& scratch)
+        : scratch_(scratch), chunk_(scratch.chunk_), used_(scratch.used_) {}
     ~Mark() {
       scratch_.chunk_ = chunk_;
       scratch_.used_ = used_;
@@ -81,7 +83,9 @@ class Scratch {
 
  private:
   struct Free {
-    void operator()(std::byte* p) const { ::operator delete[](p, std::align_val_t{kTensorAlignBytes}); }
+    void operator()(std::byte* p) const {
+      ::operator delete[](p, std::align_val_t{kTensorAlignBytes});
+    }
   };
   struct Chunk {
     std::unique_ptr<std::byte[], Free> memory;

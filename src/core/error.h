@@ -1,9 +1,9 @@
 // Errors of the whole project, in two tiers.
 //
-// A bug (a broken invariant) is a CheckFailure, thrown by FATHOM_CHECK and friends, which are always on
-// and print both values. Bad input from outside (a file, a configuration, the command line, the disk)
-// is an Error: it says where, what was found, what was expected, and carries the tier that the edges
-// map to an exit status. Libraries never print and never exit.
+// A bug (a broken invariant) is a CheckFailure, thrown by FATHOM_CHECK and friends, which are
+// always on and print both values. Bad input from outside (a file, a configuration, the command
+// line, the disk) is an Error: it says where, what was found, what was expected, and carries the
+// tier that the edges map to an exit status. Libraries never print and never exit.
 #pragma once
 
 #include <fmt/format.h>
@@ -18,7 +18,7 @@ namespace fathom {
 enum class ErrorKind {
   kUsage,     // wrong command line: exit status 2
   kBadInput,  // a file, configuration or request that cannot be right: exit status 1
-  kIo,        // the operating system refused (missing file, disk full, no permission): exit status 1
+  kIo,  // the operating system refused (missing file, disk full, no permission): exit status 1
 };
 
 class Error : public std::runtime_error {
@@ -39,8 +39,8 @@ class CheckFailure : public std::logic_error {
 
 // What a message about bad input says. Empty parts are left out.
 struct BadInput {
-  std::string where;     // file (and position), or the name of the request
-  std::string field;     // the field, tensor or line
+  std::string where;  // file (and position), or the name of the request
+  std::string field;  // the field, tensor or line
   std::string found;
   std::string expected;
   std::string hint;
@@ -53,8 +53,8 @@ template <typename... Args>
   throw Error(kind, fmt::format(format, std::forward<Args>(args)...));
 }
 
-// The name in `known` with the smallest edit distance to `name`; empty when none is near (more than a
-// third of the letters differ). Used by every "unknown key" message.
+// The name in `known` with the smallest edit distance to `name`; empty when none is near (more than
+// a third of the letters differ). Used by every "unknown key" message.
 template <typename Range>
 std::string nearest_name(std::string_view name, const Range& known);
 int64_t edit_distance(std::string_view a, std::string_view b);
@@ -65,7 +65,8 @@ namespace internal {
 template <typename A, typename B>
 [[noreturn]] void check_op_failed(const char* file, int line, const char* condition, const A& a,
                                   const B& b, const std::string& detail) {
-  check_failed(file, line, condition, fmt::format("{} vs {}{}{}", a, b, detail.empty() ? "" : "; ", detail));
+  check_failed(file, line, condition,
+               fmt::format("{} vs {}{}{}", a, b, detail.empty() ? "" : "; ", detail));
 }
 inline std::string check_detail() { return {}; }
 template <typename... Args>
@@ -90,20 +91,21 @@ std::string nearest_name(std::string_view name, const Range& known) {
 
 }  // namespace fathom
 
-#define FATHOM_CHECK(condition, ...)                                             \
-  do {                                                                           \
-    if (!(condition)) [[unlikely]]                                               \
-      ::fathom::internal::check_failed(__FILE__, __LINE__, #condition,           \
+#define FATHOM_CHECK(condition, ...)                                                   \
+  do {                                                                                 \
+    if (!(condition)) [[unlikely]]                                                     \
+      ::fathom::internal::check_failed(__FILE__, __LINE__, #condition,                 \
                                        ::fathom::internal::check_detail(__VA_ARGS__)); \
   } while (0)
 
-#define FATHOM_CHECK_OP_(a, b, op, ...)                                                        \
-  do {                                                                                         \
-    const auto& fathom_a_ = (a);                                                               \
-    const auto& fathom_b_ = (b);                                                               \
-    if (!(fathom_a_ op fathom_b_)) [[unlikely]]                                                \
-      ::fathom::internal::check_op_failed(__FILE__, __LINE__, #a " " #op " " #b, fathom_a_,    \
-                                          fathom_b_, ::fathom::internal::check_detail(__VA_ARGS__)); \
+#define FATHOM_CHECK_OP_(a, b, op, ...)                                                     \
+  do {                                                                                      \
+    const auto& fathom_a_ = (a);                                                            \
+    const auto& fathom_b_ = (b);                                                            \
+    if (!(fathom_a_ op fathom_b_)) [[unlikely]]                                             \
+      ::fathom::internal::check_op_failed(__FILE__, __LINE__, #a " " #op " " #b, fathom_a_, \
+                                          fathom_b_,                                        \
+                                          ::fathom::internal::check_detail(__VA_ARGS__));   \
   } while (0)
 
 #define FATHOM_CHECK_EQ(a, b, ...) FATHOM_CHECK_OP_(a, b, ==, __VA_ARGS__)

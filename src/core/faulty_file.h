@@ -1,6 +1,6 @@
-// A FileSystem for tests: passes everything through to another one and fails the n-th operation that
-// changes the disk, either with an error (as a full disk would) or by "losing power": that and every
-// later change is dropped with an error, and nothing is cleaned up.
+// A FileSystem for tests: passes everything through to another one and fails the n-th operation
+// that changes the disk, either with an error (as a full disk would) or by "losing power": that and
+// every later change is dropped with an error, and nothing is cleaned up.
 #pragma once
 
 #include "core/file.h"
@@ -34,7 +34,9 @@ class FaultyFileSystem final : public FileSystem {
   std::unique_ptr<WritableFile> open_append(const std::string& path) override;
   void truncate(const std::string& path, int64_t bytes) override;
   FileInfo info(const std::string& path) override { return base_.info(path); }
-  std::vector<std::string> list(const std::string& directory) override { return base_.list(directory); }
+  std::vector<std::string> list(const std::string& directory) override {
+    return base_.list(directory);
+  }
   void make_directories(const std::string& path) override;
   void rename(const std::string& from, const std::string& to) override;
   bool exchange(const std::string& a, const std::string& b) override;

@@ -24,7 +24,8 @@ namespace {
 
 class Descriptor {
  public:
-  Descriptor(const std::string& path, int flags, std::string_view what) : fd_(::open(path.c_str(), flags | O_CLOEXEC, 0644)) {
+  Descriptor(const std::string& path, int flags, std::string_view what)
+      : fd_(::open(path.c_str(), flags | O_CLOEXEC, 0644)) {
     if (fd_ < 0) io_failed(what, path, errno);
   }
   ~Descriptor() {
@@ -41,7 +42,8 @@ class Descriptor {
 
 class LocalWritableFile final : public WritableFile {
  public:
-  LocalWritableFile(std::string path, int flags) : path_(std::move(path)), fd_(path_, flags, "open for writing") {}
+  LocalWritableFile(std::string path, int flags)
+      : path_(std::move(path)), fd_(path_, flags, "open for writing") {}
 
   void append(const void* data, int64_t bytes) override {
     const char* p = static_cast<const char*>(data);
@@ -89,7 +91,9 @@ class LocalMappedFile final : public MappedFile {
     const int64_t page = ::sysconf(_SC_PAGESIZE);
     const int64_t begin = round_up(offset, page);
     const int64_t end = (offset + num_bytes) / page * page;
-    if (begin < end) ::madvise(const_cast<std::byte*>(data_) + begin, static_cast<size_t>(end - begin), MADV_DONTNEED);
+    if (begin < end)
+      ::madvise(const_cast<std::byte*>(data_) + begin, static_cast<size_t>(end - begin),
+                MADV_DONTNEED);
   }
 
  private:
@@ -111,7 +115,8 @@ class LocalFileSystem final : public FileSystem {
     std::string contents(static_cast<size_t>(bytes), '\0');
     int64_t done = 0;
     while (done < bytes) {
-      const ssize_t n = ::pread(fd.get(), contents.data() + done, static_cast<size_t>(bytes - done), offset + done);
+      const ssize_t n = ::pread(fd.get(), contents.data() + done, static_cast<size_t>(bytes - done),
+                                offset + done);
       if (n < 0) {
         if (errno == EINTR) continue;
         io_failed("read", path, errno);
@@ -123,7 +128,9 @@ class LocalFileSystem final : public FileSystem {
     return contents;
   }
 
-  std::unique_ptr<MappedFile> map(const std::string& path) override { return std::make_unique<LocalMappedFile>(path); }
+  std::unique_ptr<MappedFile> map(const std::string& path) override {
+    return std::make_unique<LocalMappedFile>(path);
+  }
   std::unique_ptr<WritableFile> create(const std::string& path) override {
     return std::make_unique<LocalWritableFile>(path, O_WRONLY | O_CREAT | O_TRUNC);
   }

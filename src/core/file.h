@@ -30,8 +30,8 @@ class MappedFile {
  public:
   virtual ~MappedFile() = default;
   virtual std::span<const std::byte> bytes() const = 0;
-  // The pages wholly inside this range may leave memory; reading them again is fine. Keeps the resident
-  // size of a program that streams through a large file small.
+  // The pages wholly inside this range may leave memory; reading them again is fine. Keeps the
+  // resident size of a program that streams through a large file small.
   virtual void forget(int64_t offset, int64_t num_bytes) const = 0;
 };
 
@@ -63,8 +63,8 @@ class FileSystem {
 
 FileSystem& local_file_system();
 
-// Replaces `path` as a whole or leaves it untouched: temporary name beside it, fsync, rename, fsync of
-// the directory.
+// Replaces `path` as a whole or leaves it untouched: temporary name beside it, fsync, rename, fsync
+// of the directory.
 void write_file_atomically(FileSystem& files, const std::string& path, std::string_view contents);
 
 std::string join_path(std::string_view directory, std::string_view name);

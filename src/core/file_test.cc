@@ -9,7 +9,8 @@ namespace {
 class Files : public testing::Test {
  protected:
   Files() {
-    root_ = testing::TempDir() + "fathom_file_" + testing::UnitTest::GetInstance()->current_test_info()->name();
+    root_ = testing::TempDir() + "fathom_file_" +
+            testing::UnitTest::GetInstance()->current_test_info()->name();
     files_.remove_all(root_);
     files_.make_directories(root_);
   }
@@ -78,12 +79,15 @@ TEST_F(Files, FoldersAndNames) {
 }
 
 TEST_F(Files, ErrorsNamePathAndReason) {
-  EXPECT_EQ(error_of([&] { files_.read_all(at("absent")); }), at("absent") + ": cannot open: No such file or directory");
+  EXPECT_EQ(error_of([&] { files_.read_all(at("absent")); }),
+            at("absent") + ": cannot open: No such file or directory");
   EXPECT_EQ(error_of([&] { files_.read_all(root_); }), root_ + ": cannot read: Is a directory");
   EXPECT_NE(error_of([&] { files_.map(root_); }).find("Is a directory"), std::string::npos);
-  EXPECT_NE(error_of([&] { files_.create(at("no/folder")); }).find("cannot open for writing"), std::string::npos);
+  EXPECT_NE(error_of([&] { files_.create(at("no/folder")); }).find("cannot open for writing"),
+            std::string::npos);
   EXPECT_NE(error_of([&] { files_.list(at("absent")); }).find("cannot list"), std::string::npos);
-  EXPECT_NE(error_of([&] { files_.rename(at("absent"), at("b")); }).find("cannot rename"), std::string::npos);
+  EXPECT_NE(error_of([&] { files_.rename(at("absent"), at("b")); }).find("cannot rename"),
+            std::string::npos);
   if (files_.info("/dev/full").exists) {
     EXPECT_EQ(error_of([&] {
                 const auto full = files_.open_append("/dev/full");

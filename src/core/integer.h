@@ -1,5 +1,5 @@
-// Checked integers. Counts, strides, offsets and products are int64_t everywhere; where a kernel or a
-// file format needs fewer bits, narrow<>() says so and fails loudly.
+// Checked integers. Counts, strides, offsets and products are int64_t everywhere; where a kernel or
+// a file format needs fewer bits, narrow<>() says so and fails loudly.
 #pragma once
 
 #include <cstdint>

@@ -48,15 +48,19 @@ class Builder final : public nlohmann::json_sax<Json> {
     open_.pop_back();
     return true;
   }
-  bool parse_error(size_t position, const std::string&, const nlohmann::detail::exception& error) override {
+  bool parse_error(size_t position, const std::string&,
+                   const nlohmann::detail::exception& error) override {
     const std::string_view before = text_.substr(0, std::min(position, text_.size()));
     const auto line = std::count(before.begin(), before.end(), '\n') + 1;
     const size_t newline = before.rfind('\n');
-    const size_t column = newline == std::string_view::npos ? before.size() : before.size() - newline - 1;
+    const size_t column =
+        newline == std::string_view::npos ? before.size() : before.size() - newline - 1;
     std::string reason = error.what();
     // "[json.exception.parse_error.101] parse error at line 1, column 2: ..." -> the part behind.
-    if (const size_t colon = reason.find(": "); colon != std::string::npos) reason = reason.substr(colon + 2);
-    throw Error(ErrorKind::kBadInput, fmt::format("{}:{}:{}: not valid JSON: {}", where_, line, column, reason));
+    if (const size_t colon = reason.find(": "); colon != std::string::npos)
+      reason = reason.substr(colon + 2);
+    throw Error(ErrorKind::kBadInput,
+                fmt::format("{}:{}:{}: not valid JSON: {}", where_, line, column, reason));
   }
 
   Json take() { return std::move(root_); }
@@ -69,7 +73,8 @@ class Builder final : public nlohmann::json_sax<Json> {
   }
   void open(Json value) {
     constexpr size_t kMaxDepth = 200;
-    if (open_.size() >= kMaxDepth) throw_bad_input({where_, "", "nesting deeper than 200 levels", "", ""});
+    if (open_.size() >= kMaxDepth)
+      throw_bad_input({where_, "", "nesting deeper than 200 levels", "", ""});
     open_.push_back(place(std::move(value)));
   }
   // Pointers in open_ stay good: a container does not grow while one of its children is open.
@@ -105,10 +110,14 @@ Json parse_json(std::string_view text, const std::string& where) {
 
 std::string describe_json(const Json& value) {
   switch (value.type()) {
-    case Json::value_t::null: return "null";
-    case Json::value_t::object: return "an object";
-    case Json::value_t::array: return "an array";
-    case Json::value_t::boolean: return value.get<bool>() ? "true" : "false";
+    case Json::value_t::null:
+      return "null";
+    case Json::value_t::object:
+      return "an object";
+    case Json::value_t::array:
+      return "an array";
+    case Json::value_t::boolean:
+      return value.get<bool>() ? "true" : "false";
     case Json::value_t::string: {
       std::string text = value.get<std::string>();
       if (size_t end = 60; text.size() > end) {
@@ -117,7 +126,8 @@ std::string describe_json(const Json& value) {
       }
       return "string \"" + text + "\"";
     }
-    default: return "number " + value.dump();
+    default:
+      return "number " + value.dump();
   }
 }
 

@@ -1,5 +1,5 @@
-// JSON as a value (nlohmann, key order kept). Include json.h only in .cc files; headers that need the
-// name include json_fwd.h.
+// JSON as a value (nlohmann, key order kept). Include json.h only in .cc files; headers that need
+// the name include json_fwd.h.
 #pragma once
 
 #include <nlohmann/json.hpp>

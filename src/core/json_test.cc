@@ -14,7 +14,9 @@ std::string error_of(const std::string& text) {
 }
 
 TEST(ParseJson, EveryKindOfValueInOrder) {
-  const Json root = parse_json(R"( {"z": [1, -2, 2.5, 1e3, true, false, null, "s\u00e9\n"], "a": {}, "m": {"k": []}} )", "f");
+  const Json root = parse_json(
+      R"( {"z": [1, -2, 2.5, 1e3, true, false, null, "s\u00e9\n"], "a": {}, "m": {"k": []}} )",
+      "f");
   EXPECT_EQ(root.dump(), R"({"z":[1,-2,2.5,1000.0,true,false,null,"sé\n"],"a":{},"m":{"k":[]}})");
   EXPECT_TRUE(root["z"][0].is_number_unsigned());
   EXPECT_TRUE(root["z"][1].is_number_integer());
@@ -28,7 +30,8 @@ TEST(ParseJson, EveryKindOfValueInOrder) {
 TEST(ParseJson, BuildsWhatTheLibraryBuilds) {
   std::string text = "[";
   for (int i = 0; i < 50; ++i) {
-    text += (i > 0 ? "," : "") + std::string(R"({"a":[[1,[2]],{"b":{"c":[null,{}]}}],"d":"x","e":[{},[],{"f":0.1}]})");
+    text += (i > 0 ? "," : "") +
+            std::string(R"({"a":[[1,[2]],{"b":{"c":[null,{}]}}],"d":"x","e":[{},[],{"f":0.1}]})");
   }
   text += "]";
   EXPECT_EQ(parse_json(text, "f").dump(), Json::parse(text).dump());
@@ -42,21 +45,25 @@ TEST(ParseJson, ErrorsSayWhere) {
   EXPECT_NE(error_of("1 2"), "no error");
   EXPECT_NE(error_of("{a: 1}"), "no error");
   EXPECT_NE(error_of("NaN"), "no error");
-  EXPECT_NE(error_of("1e999"), "no error");           // out of range
-  EXPECT_NE(error_of("\"\xff\""), "no error");        // not UTF-8
-  EXPECT_NE(error_of("\"\\ud800\""), "no error");     // half of a surrogate pair
+  EXPECT_NE(error_of("1e999"), "no error");        // out of range
+  EXPECT_NE(error_of("\"\xff\""), "no error");     // not UTF-8
+  EXPECT_NE(error_of("\"\\ud800\""), "no error");  // half of a surrogate pair
   EXPECT_NE(error_of(std::string("[1\0]", 4)), "no error");
   EXPECT_NE(error_of("// comment\n1"), "no error");
 }
 
 TEST(ParseJson, DuplicateKeysAreErrorsPerObject) {
   EXPECT_EQ(error_of(R"({"a":1,"b":{"a":2},"c":[{"a":3},{"a":4}]})"), "no error");
-  EXPECT_EQ(error_of(R"({"a":1,"b":{"x":2,"y":3,"x":4}})"), "f.json: x: found the key twice in one object, expected once");
+  EXPECT_EQ(error_of(R"({"a":1,"b":{"x":2,"y":3,"x":4}})"),
+            "f.json: x: found the key twice in one object, expected once");
   EXPECT_NE(error_of(R"({"a":1,"\u0061":2})"), "no error");  // the same key written otherwise
 }
 
 TEST(ParseJson, DepthIsBounded) {
-  const auto nested = [](int depth) { return std::string(static_cast<size_t>(depth), '[') + std::string(static_cast<size_t>(depth), ']'); };
+  const auto nested = [](int depth) {
+    return std::string(static_cast<size_t>(depth), '[') +
+           std::string(static_cast<size_t>(depth), ']');
+  };
   EXPECT_EQ(error_of(nested(200)), "no error");
   EXPECT_EQ(error_of(nested(201)), "f.json: found nesting deeper than 200 levels");
   EXPECT_NE(error_of(std::string(1'000'000, '[')), "no error");
@@ -65,7 +72,8 @@ TEST(ParseJson, DepthIsBounded) {
 TEST(ParseJson, ManyKeysInOneObject) {
   // As many as a large vocabulary has; searching for each among the ones before would take minutes.
   std::string text = "{";
-  for (int i = 0; i < 150'000; ++i) text += fmt::format("{}\"token {}\":{}", i > 0 ? "," : "", i, i);
+  for (int i = 0; i < 150'000; ++i)
+    text += fmt::format("{}\"token {}\":{}", i > 0 ? "," : "", i, i);
   text += "}";
   const Json root = parse_json(text, "f");
   EXPECT_EQ(root.size(), 150'000u);

@@ -48,9 +48,11 @@ uint64_t Random::below(uint64_t index, uint64_t bound) const {
 
 double Random::normal(uint64_t index) const {
   const auto words = draw(index);
-  const double u1 = ((static_cast<double>((static_cast<uint64_t>(words[1]) << 32 | words[0]) >> 11)) + 1.0) *
-                    0x1.0p-53;  // in (0, 1]: the logarithm is finite
-  const double u2 = static_cast<double>((static_cast<uint64_t>(words[3]) << 32 | words[2]) >> 11) * 0x1.0p-53;
+  const double u1 =
+      ((static_cast<double>((static_cast<uint64_t>(words[1]) << 32 | words[0]) >> 11)) + 1.0) *
+      0x1.0p-53;  // in (0, 1]: the logarithm is finite
+  const double u2 =
+      static_cast<double>((static_cast<uint64_t>(words[3]) << 32 | words[2]) >> 11) * 0x1.0p-53;
   return std::sqrt(-2.0 * std::log(u1)) * std::cos(2.0 * std::numbers::pi * u2);
 }
 

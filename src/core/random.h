@@ -1,6 +1,6 @@
 // Counter-based random numbers (Philox 4x32-10, Salmon et al. 2011): a draw is a pure function of
-// (seed, step, purpose, index), so results do not depend on threads, ranks, order, or on having been
-// interrupted. There is no generator state to save.
+// (seed, step, purpose, index), so results do not depend on threads, ranks, order, or on having
+// been interrupted. There is no generator state to save.
 #pragma once
 
 #include <array>

@@ -10,9 +10,11 @@ namespace {
 // The known answers that the authors of Philox publish with their library (Random123, kat_vectors).
 TEST(Random, PhiloxKnownAnswers) {
   using Four = std::array<uint32_t, 4>;
-  EXPECT_EQ(philox4x32({0, 0, 0, 0}, {0, 0}), (Four{0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8}));
+  EXPECT_EQ(philox4x32({0, 0, 0, 0}, {0, 0}),
+            (Four{0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8}));
   const uint32_t ones = 0xffffffff;
-  EXPECT_EQ(philox4x32({ones, ones, ones, ones}, {ones, ones}), (Four{0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd}));
+  EXPECT_EQ(philox4x32({ones, ones, ones, ones}, {ones, ones}),
+            (Four{0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd}));
   EXPECT_EQ(philox4x32({0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344}, {0xa4093822, 0x299f31d0}),
             (Four{0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}));
 }
@@ -79,7 +81,8 @@ TEST(Random, BelowCoversItsRangeEvenly) {
     ASSERT_LT(value, 7u);
     ++counts[value];
   }
-  for (const int64_t count : counts) EXPECT_NEAR(static_cast<double>(count), n / 7.0, 5 * std::sqrt(n / 7.0 * 6 / 7));
+  for (const int64_t count : counts)
+    EXPECT_NEAR(static_cast<double>(count), n / 7.0, 5 * std::sqrt(n / 7.0 * 6 / 7));
   EXPECT_EQ(random.below(9, 1), 0u);
   EXPECT_THROW(random.below(0, 0), CheckFailure);
 }

@@ -36,8 +36,8 @@ bool TensorView::contiguous() const {
 }
 
 TensorView TensorView::rows(int64_t begin, int64_t count) const {
-  FATHOM_CHECK(begin >= 0 && count >= 0 && begin + count <= shape[0], "rows {}+{} of {}", begin, count,
-               to_string(*this));
+  FATHOM_CHECK(begin >= 0 && count >= 0 && begin + count <= shape[0], "rows {}+{} of {}", begin,
+               count, to_string(*this));
   TensorView view = *this;
   view.data = byte_at(begin * stride[0]);
   view.shape.dim[0] = count;
@@ -46,8 +46,8 @@ TensorView TensorView::rows(int64_t begin, int64_t count) const {
 
 TensorView TensorView::columns(int64_t begin, int64_t count) const {
   const int last = shape.num_dims - 1;
-  FATHOM_CHECK(begin >= 0 && count >= 0 && begin + count <= shape[last], "columns {}+{} of {}", begin,
-               count, to_string(*this));
+  FATHOM_CHECK(begin >= 0 && count >= 0 && begin + count <= shape[last], "columns {}+{} of {}",
+               begin, count, to_string(*this));
   TensorView view = *this;
   view.data = byte_at(begin * stride[last]);
   view.shape.dim[last] = count;
@@ -55,7 +55,8 @@ TensorView TensorView::columns(int64_t begin, int64_t count) const {
 }
 
 TensorView TensorView::at(int64_t i) const {
-  FATHOM_CHECK(shape.num_dims >= 1 && i >= 0 && i < shape[0], "entry {} of {}", i, to_string(*this));
+  FATHOM_CHECK(shape.num_dims >= 1 && i >= 0 && i < shape[0], "entry {} of {}", i,
+               to_string(*this));
   TensorView view = *this;
   view.data = byte_at(i * stride[0]);
   view.shape.num_dims = shape.num_dims - 1;

@@ -1,5 +1,5 @@
-// TensorView: where a tensor lies and what shape it has. It never owns memory (arenas do), is trivially
-// copyable, and carries its name so that a failed check can say which tensor it was.
+// TensorView: where a tensor lies and what shape it has. It never owns memory (arenas do), is
+// trivially copyable, and carries its name so that a failed check can say which tensor it was.
 #pragma once
 
 #include <array>

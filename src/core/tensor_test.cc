@@ -42,11 +42,14 @@ TEST(TensorView, RefusesWhatIsOutside) {
     x.as<double>();
     ADD_FAILURE();
   } catch (const CheckFailure& failure) {
-    EXPECT_NE(std::string(failure.what()).find("tensor 'weights' is f32, not f64"), std::string::npos);
+    EXPECT_NE(std::string(failure.what()).find("tensor 'weights' is f32, not f64"),
+              std::string::npos);
   }
   // Rows that are not evenly spaced cannot be a matrix.
   std::vector<float> big(24);
-  EXPECT_THROW(TensorView(big.data(), DType::kF32, Shape{2, 3, 4}, "y").at(0).rows(0, 3).at(0).as<double>(), CheckFailure);
+  EXPECT_THROW(
+      TensorView(big.data(), DType::kF32, Shape{2, 3, 4}, "y").at(0).rows(0, 3).at(0).as<double>(),
+      CheckFailure);
   TensorView gap(big.data(), DType::kF32, Shape{2, 3, 4}, "gap");
   gap.shape.dim[1] = 2;
   EXPECT_THROW(gap.as_matrix(), CheckFailure);
@@ -58,7 +61,8 @@ TEST(Arena, MeasuresThenHoldsExactlyThat) {
   const Arena arena = measured_arena("test", [&](Arena& a) {
     ++runs;
     views = {a.allocate(DType::kU8, Shape{3}, "a"), a.allocate(DType::kF32, Shape{5}, "b"),
-             a.allocate(DType::kF32, Shape{2, 2}, "c", /*packed=*/true), a.allocate(DType::kF64, Shape{0}, "empty")};
+             a.allocate(DType::kF32, Shape{2, 2}, "c", /*packed=*/true),
+             a.allocate(DType::kF64, Shape{0}, "empty")};
   });
   EXPECT_EQ(runs, 2);
   EXPECT_EQ(arena.used_bytes(), arena.capacity_bytes());

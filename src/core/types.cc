@@ -8,9 +8,9 @@ namespace fathom {
 namespace {
 
 enum class Top {
-  kIeee,      // the top exponent holds infinity (mantissa 0) and NaN
-  kNanOnly,   // only the all-ones code is NaN ("fn")
-  kFinite,    // every code is a number
+  kIeee,     // the top exponent holds infinity (mantissa 0) and NaN
+  kNanOnly,  // only the all-ones code is NaN ("fn")
+  kFinite,   // every code is a number
 };
 
 template <int kExponentBits, int kMantissaBits, int kBias, Top kTop>
@@ -38,13 +38,14 @@ struct SmallFloat {
     if (kTop == Top::kNanOnly && magnitude == kNanCode) {
       return std::numeric_limits<float>::quiet_NaN();
     }
-    if (exponent == 0) return sign * std::ldexp(static_cast<float>(mantissa), 1 - kBias - kMantissaBits);
+    if (exponent == 0)
+      return sign * std::ldexp(static_cast<float>(mantissa), 1 - kBias - kMantissaBits);
     return sign * std::ldexp(static_cast<float>(mantissa | (1u << kMantissaBits)),
                              static_cast<int>(exponent) - kBias - kMantissaBits);
   }
 
-  // Codes of non-negative values are ordered like the values, so rounding the value to a multiple of
-  // the spacing at its exponent gives the code directly, also across binade borders.
+  // Codes of non-negative values are ordered like the values, so rounding the value to a multiple
+  // of the spacing at its exponent gives the code directly, also across binade borders.
   static uint32_t encode(float value, bool saturate_infinity) {
     const uint32_t sign = std::signbit(value) ? kSignBit : 0;
     if (std::isnan(value)) return kTop == Top::kFinite ? sign | kMaxCode : sign | kNanCode;
@@ -52,7 +53,8 @@ struct SmallFloat {
     if (magnitude == 0) return sign;  // frexp gives zero an exponent of its own
     const float largest = decode(kMaxCode);
     if (std::isinf(magnitude)) {
-      return sign | (kTop == Top::kIeee && !saturate_infinity ? kTopExponent << kMantissaBits : kMaxCode);
+      return sign |
+             (kTop == Top::kIeee && !saturate_infinity ? kTopExponent << kMantissaBits : kMaxCode);
     }
     int exponent = 0;
     std::frexp(magnitude, &exponent);  // magnitude = m * 2^exponent, m in [0.5, 1)
@@ -61,7 +63,8 @@ struct SmallFloat {
     const int spacing_log2 = biased - kBias - kMantissaBits;
     const float scaled = std::ldexp(magnitude, -spacing_log2);  // exact: a power of two
     const uint32_t steps = static_cast<uint32_t>(std::nearbyint(scaled));
-    // steps counts spacings from zero; below one binade it is the code, above it the exponent is added.
+    // steps counts spacings from zero; below one binade it is the code, above it the exponent is
+    // added.
     const uint32_t code = (static_cast<uint32_t>(biased - 1) << kMantissaBits) + steps;
     if (code > kMaxCode || magnitude > largest) {
       const bool overflow_to_infinity = kTop == Top::kIeee && !saturate_infinity && code > kMaxCode;
@@ -81,33 +84,48 @@ using E5M6Format = SmallFloat<5, 6, 15, Top::kFinite>;
 int64_t dtype_bytes(DType dtype) {
   switch (dtype) {
     case DType::kF64:
-    case DType::kI64: return 8;
+    case DType::kI64:
+      return 8;
     case DType::kF32:
-    case DType::kI32: return 4;
+    case DType::kI32:
+      return 4;
     case DType::kBF16:
     case DType::kF16:
-    case DType::kE5M6: return 2;
+    case DType::kE5M6:
+      return 2;
     case DType::kE4M3:
     case DType::kE5M2:
     case DType::kUE8M0:
-    case DType::kU8: return 1;
+    case DType::kU8:
+      return 1;
   }
   FATHOM_CHECK(false, "dtype {}", static_cast<int>(dtype));
 }
 
 std::string_view dtype_name(DType dtype) {
   switch (dtype) {
-    case DType::kF64: return "f64";
-    case DType::kF32: return "f32";
-    case DType::kBF16: return "bf16";
-    case DType::kF16: return "f16";
-    case DType::kE4M3: return "e4m3";
-    case DType::kE5M2: return "e5m2";
-    case DType::kE5M6: return "e5m6";
-    case DType::kUE8M0: return "ue8m0";
-    case DType::kI64: return "i64";
-    case DType::kI32: return "i32";
-    case DType::kU8: return "u8";
+    case DType::kF64:
+      return "f64";
+    case DType::kF32:
+      return "f32";
+    case DType::kBF16:
+      return "bf16";
+    case DType::kF16:
+      return "f16";
+    case DType::kE4M3:
+      return "e4m3";
+    case DType::kE5M2:
+      return "e5m2";
+    case DType::kE5M6:
+      return "e5m6";
+    case DType::kUE8M0:
+      return "ue8m0";
+    case DType::kI64:
+      return "i64";
+    case DType::kI32:
+      return "i32";
+    case DType::kU8:
+      return "u8";
   }
   FATHOM_CHECK(false, "dtype {}", static_cast<int>(dtype));
 }
@@ -128,7 +146,7 @@ ue8m0::ue8m0(float value) {
     return;
   }
   int exponent = 0;
-  const float mantissa = std::frexp(value, &exponent);   // value = mantissa * 2^exponent
+  const float mantissa = std::frexp(value, &exponent);  // value = mantissa * 2^exponent
   const int log2_up = mantissa == 0.5f ? exponent - 1 : exponent;
   const int code = value == 0.0f ? 0 : log2_up + 127;
   bits = static_cast<uint8_t>(code < 0 ? 0 : code > 254 ? 254 : code);

@@ -29,7 +29,8 @@ double oracle_value(const Format& f, uint32_t code) {
   const double sign = (code >> (f.mantissa_bits + f.exponent_bits)) % 2 == 1 ? -1 : 1;
   const uint32_t top = (1u << f.exponent_bits) - 1;
   if (f.top_is_special && exponent == top) {
-    return mantissa == 0 ? sign * std::numeric_limits<double>::infinity() : std::numeric_limits<double>::quiet_NaN();
+    return mantissa == 0 ? sign * std::numeric_limits<double>::infinity()
+                         : std::numeric_limits<double>::quiet_NaN();
   }
   if (f.all_ones_is_nan && exponent == top && mantissa == (1u << f.mantissa_bits) - 1) {
     return std::numeric_limits<double>::quiet_NaN();
@@ -173,7 +174,9 @@ TEST(Types, SizesAndNames) {
   EXPECT_EQ(dtype_bytes(DType::kF64) + dtype_bytes(DType::kI64), 16);
   EXPECT_EQ(dtype_bytes(DType::kF32) + dtype_bytes(DType::kI32), 8);
   EXPECT_EQ(dtype_bytes(DType::kBF16) + dtype_bytes(DType::kF16) + dtype_bytes(DType::kE5M6), 6);
-  EXPECT_EQ(dtype_bytes(DType::kE4M3) + dtype_bytes(DType::kE5M2) + dtype_bytes(DType::kUE8M0) + dtype_bytes(DType::kU8), 4);
+  EXPECT_EQ(dtype_bytes(DType::kE4M3) + dtype_bytes(DType::kE5M2) + dtype_bytes(DType::kUE8M0) +
+                dtype_bytes(DType::kU8),
+            4);
   EXPECT_EQ(dtype_name(DType::kUE8M0), "ue8m0");
   EXPECT_EQ(dtype_of<bf16>, DType::kBF16);
 }

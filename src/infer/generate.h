@@ -15,7 +15,8 @@ namespace fathom {
 struct GenerateOptions {
   int64_t max_tokens = 256;
   SamplingOptions sampling;
-  std::vector<int32_t> stop_tokens;  // generation ends behind one of these; it is not part of the result
+  std::vector<int32_t>
+      stop_tokens;  // generation ends behind one of these; it is not part of the result
 };
 
 enum class FinishReason { kStop, kLength, kCancelled };
@@ -31,11 +32,12 @@ class Generator {
   // capacity_tokens: prompt and answers together; at most the model's rotation table.
   Generator(const Model& model, int64_t capacity_tokens);
 
-  // Continues after `prompt`, which must extend what the cache holds (its common prefix is reused, the
-  // rest is forgotten). on_token is called for each new token and may end the generation by returning
-  // false. A prompt that leaves no room is an Error with both numbers; reaching the end of the cache
-  // during generation is finish reason kLength.
-  GenerateResult generate(Context& ctx, std::span<const int32_t> prompt, const GenerateOptions& options,
+  // Continues after `prompt`, which must extend what the cache holds (its common prefix is reused,
+  // the rest is forgotten). on_token is called for each new token and may end the generation by
+  // returning false. A prompt that leaves no room is an Error with both numbers; reaching the end
+  // of the cache during generation is finish reason kLength.
+  GenerateResult generate(Context& ctx, std::span<const int32_t> prompt,
+                          const GenerateOptions& options,
                           const std::function<bool(int32_t)>& on_token = {});
 
   int64_t num_cached() const { return cache_.num_cached(); }
@@ -50,7 +52,8 @@ class Generator {
 };
 
 // A single completion.
-GenerateResult generate(Context& ctx, const Model& model, std::span<const int32_t> prompt, const GenerateOptions& options,
+GenerateResult generate(Context& ctx, const Model& model, std::span<const int32_t> prompt,
+                        const GenerateOptions& options,
                         const std::function<bool(int32_t)>& on_token = {});
 
 }  // namespace fathom

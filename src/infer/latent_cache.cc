@@ -3,12 +3,13 @@
 namespace fathom {
 namespace {
 
-void allocate_layers(Arena& arena, const ModelConfig& config, const Policy& policy, int64_t capacity_tokens,
-                     std::vector<TensorView>& layers) {
+void allocate_layers(Arena& arena, const ModelConfig& config, const Policy& policy,
+                     int64_t capacity_tokens, std::vector<TensorView>& layers) {
   layers.clear();
   for (int64_t i = 0; i < config.num_hidden_layers; ++i) {
-    layers.push_back(arena.allocate(policy.latent_cache, Shape{capacity_tokens, config.kv_lora_rank + config.qk_rope_head_dim},
-                                    "latent_cache_SX", /*packed=*/true));
+    layers.push_back(arena.allocate(
+        policy.latent_cache, Shape{capacity_tokens, config.kv_lora_rank + config.qk_rope_head_dim},
+        "latent_cache_SX", /*packed=*/true));
   }
 }
 
@@ -19,7 +20,8 @@ LatentCache::LatentCache(const ModelConfig& config, const Policy& policy, int64_
         allocate_layers(arena, config, policy, capacity_tokens, layers_);
       })) {}
 
-int64_t LatentCache::bytes_for(const ModelConfig& config, const Policy& policy, int64_t capacity_tokens) {
+int64_t LatentCache::bytes_for(const ModelConfig& config, const Policy& policy,
+                               int64_t capacity_tokens) {
   Arena measure("latent cache");
   std::vector<TensorView> layers;
   allocate_layers(measure, config, policy, capacity_tokens, layers);
@@ -32,7 +34,8 @@ void LatentCache::advance(int64_t num_tokens) {
 }
 
 void LatentCache::truncate(int64_t num_tokens) {
-  FATHOM_CHECK(num_tokens >= 0 && num_tokens <= num_cached_, "truncating {} cached tokens to {}", num_cached_, num_tokens);
+  FATHOM_CHECK(num_tokens >= 0 && num_tokens <= num_cached_, "truncating {} cached tokens to {}",
+               num_cached_, num_tokens);
   num_cached_ = num_tokens;
 }
 

@@ -1,5 +1,5 @@
-// The latent cache of one sequence: per layer and token the normed latent and the rotated key, C + R
-// values (report section 2.1.1), for as many tokens as were asked for.
+// The latent cache of one sequence: per layer and token the normed latent and the rotated key, C +
+// R values (report section 2.1.1), for as many tokens as were asked for.
 #pragma once
 
 #include <cstdint>
@@ -23,7 +23,8 @@ class LatentCache {
   void truncate(int64_t num_tokens);  // forget what lies behind
 
   // What a cache of this size takes: 2 (C + R) bytes a token and layer in bf16.
-  static int64_t bytes_for(const ModelConfig& config, const Policy& policy, int64_t capacity_tokens);
+  static int64_t bytes_for(const ModelConfig& config, const Policy& policy,
+                           int64_t capacity_tokens);
 
  private:
   int64_t capacity_tokens_;

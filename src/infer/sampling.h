@@ -1,5 +1,5 @@
-// Choosing the next token from logits: greedy, or temperature with top-k and top-p (and min-p). A draw
-// is a function of (seed, position), not of what else runs.
+// Choosing the next token from logits: greedy, or temperature with top-k and top-p (and min-p). A
+// draw is a function of (seed, position), not of what else runs.
 #pragma once
 
 #include <cstdint>

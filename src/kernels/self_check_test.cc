@@ -10,8 +10,8 @@ TEST(KernelSelfTest, PassesAtEveryLevelOfThisMachine) {
   std::set<IsaLevel> levels;
   for (const SelfTestResult& result : results) {
     levels.insert(result.isa);
-    EXPECT_TRUE(result.passed()) << result.operation << " " << isa_name(result.isa) << ": " << result.error
-                                 << " of " << result.allowed;
+    EXPECT_TRUE(result.passed()) << result.operation << " " << isa_name(result.isa) << ": "
+                                 << result.error << " of " << result.allowed;
     EXPECT_LT(result.allowed, 0.5) << result.operation << ": a bound that wide would see nothing";
   }
   EXPECT_EQ(levels.size(), supported_isa_levels().size() - 1);

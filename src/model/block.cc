@@ -2,7 +2,8 @@
 
 namespace fathom {
 
-BlockParameters BlockParameters::of(const ParameterSet& set, const ModelConfig& config, int64_t layer_idx) {
+BlockParameters BlockParameters::of(const ParameterSet& set, const ModelConfig& config,
+                                    int64_t layer_idx) {
   const std::string layer = fmt::format("model.layers.{}.", layer_idx);
   BlockParameters p;
   p.attention = AttentionParameters::of(set, config, layer_idx);
@@ -15,8 +16,8 @@ BlockParameters BlockParameters::of(const ParameterSet& set, const ModelConfig& 
   return p;
 }
 
-Block::Block(const ModelConfig& config, const Policy& policy, int64_t layer_idx, const BlockParameters& weights,
-             const TokenExchange& exchange)
+Block::Block(const ModelConfig& config, const Policy& policy, int64_t layer_idx,
+             const BlockParameters& weights, const TokenExchange& exchange)
     : config_(config),
       policy_(policy),
       layer_idx_(layer_idx),
@@ -56,10 +57,15 @@ Block::Saved Block::narrow(const Saved& saved, int64_t num_tokens) const {
   return s;
 }
 
-void Block::attention_forward(Context& ctx, const RowLayout& rows, const TensorView& x_TD, const Saved& s) const {
+void Block::attention_forward(Context& ctx, const RowLayout& rows, const TensorView& x_TD,
+                              const Saved& s) const {
   attention_.forward(ctx, rows, x_TD, s.attention, s.h_TD);
   ctx.observe("attention", layer_idx_, s.h_TD);
-  rms_norm_forward(ctx, {.x_TD = s.h_TD, .w_D = w_.ffn_norm_D, .eps = config_.rms_norm_eps, .y_TD = s.z_TD, .rstd_T = s.z_rstd_T});
+  rms_norm_forward(ctx, {.x_TD = s.h_TD,
+                         .w_D = w_.ffn_norm_D,
+                         .eps = config_.rms_norm_eps,
+                         .y_TD = s.z_TD,
+                         .rstd_T = s.z_rstd_T});
   if (is_moe_) moe_.route(ctx, s.z_TD, s.moe);
 }
 
@@ -101,14 +107,20 @@ void Block::dispatch_backward(Context& ctx, const Saved& s, const TensorView& dz
   if (is_moe_) moe_.dispatch_backward(ctx, s.moe, dz_TD);
 }
 
-void Block::attention_backward_input(Context& ctx, const RowLayout& rows, const TensorView& x_TD, const Saved& s,
-                                     const BalanceTerm& balance, const TensorView& dz_TD, const TensorView& dout_TD,
+void Block::attention_backward_input(Context& ctx, const RowLayout& rows, const TensorView& x_TD,
+                                     const Saved& s, const BalanceTerm& balance,
+                                     const TensorView& dz_TD, const TensorView& dout_TD,
                                      const BlockParameters& g, const TensorView& dx_TD) const {
   if (is_moe_) moe_.route_backward(ctx, s.z_TD, s.moe, balance, g.moe, dz_TD);
   // dh = dout + d(norm): the residual path goes around the FFN.
   if (dx_TD.data != dout_TD.data) cast(ctx, dout_TD, dx_TD);
-  rms_norm_backward(ctx, {.x_TD = s.h_TD, .w_D = w_.ffn_norm_D, .rstd_T = s.z_rstd_T, .dy_TD = dz_TD, .dx_TD = dx_TD,
-                          .accumulate_dx = true, .dw_D = g.ffn_norm_D});
+  rms_norm_backward(ctx, {.x_TD = s.h_TD,
+                          .w_D = w_.ffn_norm_D,
+                          .rstd_T = s.z_rstd_T,
+                          .dy_TD = dz_TD,
+                          .dx_TD = dx_TD,
+                          .accumulate_dx = true,
+                          .dw_D = g.ffn_norm_D});
   attention_.backward_input(ctx, rows, x_TD, s.attention, dx_TD, g.attention, dx_TD);
 }
 
@@ -120,20 +132,22 @@ void Block::experts_backward_weight(Context& ctx, const Saved& s, const BlockPar
   }
 }
 
-void Block::attention_backward_weight(Context& ctx, const Saved& s, const BlockParameters& g) const {
+void Block::attention_backward_weight(Context& ctx, const Saved& s,
+                                      const BlockParameters& g) const {
   attention_.backward_weight(ctx, s.attention, g.attention);
 }
 
-void Block::forward(Context& ctx, const RowLayout& rows, const TensorView& x_TD, const Saved& s, const TensorView& out_TD) const {
+void Block::forward(Context& ctx, const RowLayout& rows, const TensorView& x_TD, const Saved& s,
+                    const TensorView& out_TD) const {
   attention_forward(ctx, rows, x_TD, s);
   dispatch_forward(ctx, s);
   experts_forward(ctx, s, out_TD);
   combine_forward(ctx, s, out_TD);
 }
 
-void Block::backward_input(Context& ctx, const RowLayout& rows, const TensorView& x_TD, const Saved& s,
-                           const BalanceTerm& balance, const TensorView& dout_TD, const BlockParameters& g,
-                           const TensorView& dx_TD) const {
+void Block::backward_input(Context& ctx, const RowLayout& rows, const TensorView& x_TD,
+                           const Saved& s, const BalanceTerm& balance, const TensorView& dout_TD,
+                           const BlockParameters& g, const TensorView& dx_TD) const {
   Scratch::Mark mark(ctx.scratch());
   TensorView dz_TD = ctx.scratch().allocate(policy_.residual, s.z_TD.shape, "block.dz_TD");
   combine_backward(ctx, s, dout_TD);
@@ -147,14 +161,16 @@ void Block::backward_weight(Context& ctx, const Saved& s, const BlockParameters&
   attention_backward_weight(ctx, s, g);
 }
 
-void Block::forward_cached(Context& ctx, std::span<const CachedSequence> sequences, const RowLayout& rows,
-                           const TensorView& x_TD, int64_t* expert_counts) const {
+void Block::forward_cached(Context& ctx, std::span<const CachedSequence> sequences,
+                           const RowLayout& rows, const TensorView& x_TD,
+                           int64_t* expert_counts) const {
   attention_.forward_cached(ctx, sequences, rows, x_TD, x_TD);
   Scratch& scratch = ctx.scratch();
   Scratch::Mark mark(scratch);
   const int64_t T = x_TD.dim(0);
   TensorView z_TD = scratch.allocate(policy_.activations, x_TD.shape, "block.z_TD");
-  rms_norm_forward(ctx, {.x_TD = x_TD, .w_D = w_.ffn_norm_D, .eps = config_.rms_norm_eps, .y_TD = z_TD});
+  rms_norm_forward(ctx,
+                   {.x_TD = x_TD, .w_D = w_.ffn_norm_D, .eps = config_.rms_norm_eps, .y_TD = z_TD});
   if (!is_moe_) {
     dense_.forward(ctx, z_TD, dense_.allocate_saved(scratch, T), x_TD);
     return;

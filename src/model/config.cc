@@ -8,7 +8,9 @@ namespace fathom {
 namespace {
 
 // YaRN's attention temperature: 0.1 m ln s + 1 for a stretch s > 1.
-double yarn_mscale(double factor, double m) { return factor > 1 ? 0.1 * m * std::log(factor) + 1 : 1; }
+double yarn_mscale(double factor, double m) {
+  return factor > 1 ? 0.1 * m * std::log(factor) + 1 : 1;
+}
 
 }  // namespace
 
@@ -41,7 +43,8 @@ std::vector<double> rope_frequencies(const ModelConfig& config) {
   // The dimension that turns `rotations` times over the original context.
   const auto correction = [&](double rotations) {
     return static_cast<double>(dim) *
-           std::log(static_cast<double>(s.original_max_position_embeddings) / (rotations * 2 * std::numbers::pi)) /
+           std::log(static_cast<double>(s.original_max_position_embeddings) /
+                    (rotations * 2 * std::numbers::pi)) /
            (2 * std::log(config.rope_theta));
   };
   const double low = std::max(std::floor(correction(s.beta_fast)), 0.0);

@@ -1,6 +1,6 @@
 // The architecture as configuration: the keys of a Hugging Face config.json of the DeepSeek-V2/V3
-// family, by their own names. DeepSeek-V2, V2-Lite, V2.5, V3, R1, V3.1, Moonlight and Kimi-K2 differ
-// only in these numbers and switches. Parsing and validation: config_json.h.
+// family, by their own names. DeepSeek-V2, V2-Lite, V2.5, V3, R1, V3.1, Moonlight and Kimi-K2
+// differ only in these numbers and switches. Parsing and validation: config_json.h.
 #pragma once
 
 #include <cstdint>
@@ -72,15 +72,16 @@ struct ModelConfig {
   int64_t qk_head_dim() const { return qk_nope_head_dim + qk_rope_head_dim; }
   // Layers from num_hidden_layers on are MTP modules; their FFN is of the last main layer's kind.
   bool is_moe_layer(int64_t layer_idx) const {
-    return n_routed_experts > 0 && layer_idx >= first_k_dense_replace && layer_idx % moe_layer_freq == 0;
+    return n_routed_experts > 0 && layer_idx >= first_k_dense_replace &&
+           layer_idx % moe_layer_freq == 0;
   }
   bool has_router_bias() const { return topk_method == TopkMethod::kNoauxTc; }
   // 1/sqrt(N+R), times mscale(factor, mscale_all_dim)^2 under YaRN.
   double softmax_scale() const;
 };
 
-// The field of a ModelConfig that cannot be, as an Error that names `where`; returns normally when all
-// is well. Also refuses combinations that no member of the family has.
+// The field of a ModelConfig that cannot be, as an Error that names `where`; returns normally when
+// all is well. Also refuses combinations that no member of the family has.
 void validate(const ModelConfig& config, const std::string& where);
 
 // R/2 rotation frequencies (radians per position) under the configured scaling (SPEC C.1), and the

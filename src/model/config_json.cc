@@ -1,5 +1,5 @@
-// The one list of keys is KeyReader's calls below: a key that no call asked for and that is not among
-// the published leftovers is an error.
+// The one list of keys is KeyReader's calls below: a key that no call asked for and that is not
+// among the published leftovers is an error.
 #include "model/config_json.h"
 
 #include <array>
@@ -16,9 +16,21 @@ namespace {
 // Keys of published files and of transformers' own writer that say nothing about the computation:
 // training leftovers, bookkeeping, and switches of the library.
 constexpr std::array kIgnoredKeys = {
-    "_attn_implementation", "_name_or_path", "auto_map", "aux_loss_alpha", "ep_size",
-    "output_attentions", "output_hidden_states", "output_router_logits", "pad_token_id", "pretraining_tp",
-    "return_dict", "router_aux_loss_coef", "seq_aux", "transformers_version", "use_cache",
+    "_attn_implementation",
+    "_name_or_path",
+    "auto_map",
+    "aux_loss_alpha",
+    "ep_size",
+    "output_attentions",
+    "output_hidden_states",
+    "output_router_logits",
+    "pad_token_id",
+    "pretraining_tp",
+    "return_dict",
+    "router_aux_loss_coef",
+    "seq_aux",
+    "transformers_version",
+    "use_cache",
 };
 
 // One JSON object. Every get names the key it knows; finish() refuses the rest.
@@ -94,8 +106,8 @@ class KeyReader {
     }
   }
 
-  [[noreturn]] void refuse(const std::string& key, const std::string& found, const std::string& expected,
-                           const std::string& hint = "") const {
+  [[noreturn]] void refuse(const std::string& key, const std::string& found,
+                           const std::string& expected, const std::string& hint = "") const {
     throw_bad_input({where_, prefix_ + key, found, expected, hint});
   }
 
@@ -152,7 +164,8 @@ void read_rope(KeyReader& top, const std::string& where, ModelConfig& config) {
   if (rope.find("rope_theta") != nullptr) {
     const double inner = rope.number("rope_theta");
     if (theta != nullptr && inner != config.rope_theta) {
-      rope.refuse("rope_theta", fmt::format("{}", inner), fmt::format("{} as beside it", config.rope_theta));
+      rope.refuse("rope_theta", fmt::format("{}", inner),
+                  fmt::format("{} as beside it", config.rope_theta));
     }
     config.rope_theta = inner;
   } else if (theta == nullptr) {
@@ -196,14 +209,16 @@ void read_quantization(KeyReader& top, const std::string& where, ModelConfig& co
   const Json* block = quantization.find("weight_block_size");
   const std::string expected = "two positive integers";
   if (block == nullptr || !block->is_array() || block->size() != 2) {
-    quantization.refuse("weight_block_size", block == nullptr ? "nothing" : describe_json(*block), expected);
+    quantization.refuse("weight_block_size", block == nullptr ? "nothing" : describe_json(*block),
+                        expected);
   }
   for (const Json& size : *block) {
     if (!size.is_number_integer() || size.get<double>() < 1 || size.get<double>() > 65536) {
       quantization.refuse("weight_block_size", describe_json(size), expected);
     }
   }
-  if (quantization.find("quant_method") == nullptr) quantization.refuse("quant_method", "nothing", "\"fp8\"");
+  if (quantization.find("quant_method") == nullptr)
+    quantization.refuse("quant_method", "nothing", "\"fp8\"");
   config.fp8_block_rows = (*block)[0].get<int64_t>();
   config.fp8_block_cols = (*block)[1].get<int64_t>();
   quantization.finish();
@@ -225,14 +240,18 @@ void read_experts(KeyReader& top, ModelConfig& config) {
   config.scoring_func = top.choice("scoring_func", {"sigmoid", "softmax"}, v2 ? 1 : 0) == 0
                             ? ScoringFunc::kSigmoid
                             : ScoringFunc::kSoftmax;
-  constexpr std::array kMethods = {TopkMethod::kGreedy, TopkMethod::kGroupLimitedGreedy, TopkMethod::kNoauxTc};
-  config.topk_method = kMethods[top.choice("topk_method", {"greedy", "group_limited_greedy", "noaux_tc"}, v2 ? 0 : 2)];
+  constexpr std::array kMethods = {TopkMethod::kGreedy, TopkMethod::kGroupLimitedGreedy,
+                                   TopkMethod::kNoauxTc};
+  config.topk_method = kMethods[top.choice(
+      "topk_method", {"greedy", "group_limited_greedy", "noaux_tc"}, v2 ? 0 : 2)];
 }
 
-// Keys that transformers' writer derives from others, and switches that this family has one way only.
+// Keys that transformers' writer derives from others, and switches that this family has one way
+// only.
 void check_fixed(KeyReader& top, const ModelConfig& config) {
   const std::string derived = "it follows from other keys";
-  top.must_be("num_key_value_heads", config.num_attention_heads, "latent attention has one key head per query head");
+  top.must_be("num_key_value_heads", config.num_attention_heads,
+              "latent attention has one key head per query head");
   top.must_be("qk_head_dim", config.qk_head_dim(), derived);
   top.must_be("head_dim", config.qk_rope_head_dim, derived);
   top.must_be("rope_interleave", true, "the checkpoints' layout");
@@ -244,9 +263,12 @@ void check_fixed(KeyReader& top, const ModelConfig& config) {
 
 const char* topk_method_name(TopkMethod method) {
   switch (method) {
-    case TopkMethod::kGreedy: return "greedy";
-    case TopkMethod::kGroupLimitedGreedy: return "group_limited_greedy";
-    case TopkMethod::kNoauxTc: return "noaux_tc";
+    case TopkMethod::kGreedy:
+      return "greedy";
+    case TopkMethod::kGroupLimitedGreedy:
+      return "group_limited_greedy";
+    case TopkMethod::kNoauxTc:
+      return "noaux_tc";
   }
   FATHOM_CHECK(false, "topk method {}", static_cast<int>(method));
 }
@@ -262,15 +284,18 @@ ModelConfig parse_config_json(std::string_view text, const std::string& where) {
   const Json* architectures = top.find("architectures");
   if (architectures == nullptr || !architectures->is_array() || architectures->size() != 1 ||
       !(*architectures)[0].is_string()) {
-    top.refuse("architectures", architectures == nullptr ? "nothing" : describe_json(*architectures),
+    top.refuse("architectures",
+               architectures == nullptr ? "nothing" : describe_json(*architectures),
                "a list of one name");
   }
   config.architecture = (*architectures)[0].get<std::string>();
   config.model_type = top.string("model_type");
   // Before the other keys: another family's file should say so, not complain about a missing key.
-  const bool family = config.architecture == "DeepseekV3ForCausalLM" || config.architecture == "DeepseekV2ForCausalLM";
+  const bool family = config.architecture == "DeepseekV3ForCausalLM" ||
+                      config.architecture == "DeepseekV2ForCausalLM";
   if (!family) {
-    top.refuse("architectures", "\"" + config.architecture + "\"", "DeepseekV3ForCausalLM or DeepseekV2ForCausalLM");
+    top.refuse("architectures", "\"" + config.architecture + "\"",
+               "DeepseekV3ForCausalLM or DeepseekV2ForCausalLM");
   }
 
   config.vocab_size = top.integer("vocab_size");
@@ -297,10 +322,12 @@ ModelConfig parse_config_json(std::string_view text, const std::string& where) {
   config.eos_token_id = top.integer("eos_token_id");
   config.torch_dtype = top.string_or("torch_dtype", top.string_or("dtype", "bfloat16"));
   if (top.find_value("dtype") != nullptr && top.string("dtype") != config.torch_dtype) {
-    top.refuse("dtype", "\"" + top.string("dtype") + "\"", config.torch_dtype + " as in \"torch_dtype\"");
+    top.refuse("dtype", "\"" + top.string("dtype") + "\"",
+               config.torch_dtype + " as in \"torch_dtype\"");
   }
-  config.mtp_hidden = top.choice("mtp_hidden", {"post_norm", "pre_norm"}, 0) == 0 ? MtpHidden::kPostNorm
-                                                                                  : MtpHidden::kPreNorm;
+  config.mtp_hidden = top.choice("mtp_hidden", {"post_norm", "pre_norm"}, 0) == 0
+                          ? MtpHidden::kPostNorm
+                          : MtpHidden::kPreNorm;
   read_quantization(top, where, config);
   validate(config, where);
   check_fixed(top, config);
@@ -344,10 +371,14 @@ std::string to_config_json(const ModelConfig& config) {
   root["rms_norm_eps"] = config.rms_norm_eps;
   root["rope_scaling"] = nullptr;
   if (const RopeScaling& s = config.rope_scaling; s.type == RopeType::kYarn) {
-    root["rope_scaling"] = {{"beta_fast", s.beta_fast}, {"beta_slow", s.beta_slow}, {"factor", s.factor},
-                            {"mscale", s.mscale}, {"mscale_all_dim", s.mscale_all_dim},
-                            {"original_max_position_embeddings", s.original_max_position_embeddings},
-                            {"type", "yarn"}};
+    root["rope_scaling"] = {
+        {"beta_fast", s.beta_fast},
+        {"beta_slow", s.beta_slow},
+        {"factor", s.factor},
+        {"mscale", s.mscale},
+        {"mscale_all_dim", s.mscale_all_dim},
+        {"original_max_position_embeddings", s.original_max_position_embeddings},
+        {"type", "yarn"}};
   }
   root["rope_theta"] = config.rope_theta;
   root["routed_scaling_factor"] = config.routed_scaling_factor;
@@ -359,10 +390,14 @@ std::string to_config_json(const ModelConfig& config) {
   root["use_cache"] = true;
   root["v_head_dim"] = config.v_head_dim;
   root["vocab_size"] = config.vocab_size;
-  if (config.mtp_hidden == MtpHidden::kPreNorm) root["mtp_hidden"] = "pre_norm";  // ours; others ignore it
+  if (config.mtp_hidden == MtpHidden::kPreNorm)
+    root["mtp_hidden"] = "pre_norm";  // ours; others ignore it
   if (config.fp8_block_rows > 0) {
-    root["quantization_config"] = {{"activation_scheme", "dynamic"}, {"fmt", "e4m3"}, {"quant_method", "fp8"},
-                                   {"weight_block_size", {config.fp8_block_rows, config.fp8_block_cols}}};
+    root["quantization_config"] = {
+        {"activation_scheme", "dynamic"},
+        {"fmt", "e4m3"},
+        {"quant_method", "fp8"},
+        {"weight_block_size", {config.fp8_block_rows, config.fp8_block_cols}}};
   }
   return root.dump(2) + "\n";
 }

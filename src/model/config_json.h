@@ -1,9 +1,9 @@
 // A ModelConfig from a Hugging Face config.json of the DeepSeek-V2/V3 family, and back.
 //
 // Both published key sets are read: rope_scaling/type with rope_theta beside it, and
-// rope_parameters/rope_type as newer transformers writes; torch_dtype and dtype. A key that is neither
-// known nor on the list of published leftovers is an error that names the nearest known key: an
-// ignored key that scales something would be a silently different model.
+// rope_parameters/rope_type as newer transformers writes; torch_dtype and dtype. A key that is
+// neither known nor on the list of published leftovers is an error that names the nearest known
+// key: an ignored key that scales something would be a silently different model.
 #pragma once
 
 #include <string>
@@ -13,8 +13,8 @@
 
 namespace fathom {
 
-// The validated configuration; an Error names `where` (a file), the field, what was found and what was
-// expected.
+// The validated configuration; an Error names `where` (a file), the field, what was found and what
+// was expected.
 ModelConfig parse_config_json(std::string_view text, const std::string& where);
 
 // The published key set in alphabetical order, ending in a newline. Parsing it gives the same

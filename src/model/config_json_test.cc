@@ -11,9 +11,12 @@ namespace fathom {
 namespace {
 
 std::string published_text(const std::string& name) {
-  return local_file_system().read_all(std::string(FATHOM_SOURCE_DIR) + "/configs/models/" + name + ".json");
+  return local_file_system().read_all(std::string(FATHOM_SOURCE_DIR) + "/configs/models/" + name +
+                                      ".json");
 }
-ModelConfig published(const std::string& name) { return parse_config_json(published_text(name), name); }
+ModelConfig published(const std::string& name) {
+  return parse_config_json(published_text(name), name);
+}
 
 // DeepSeek-V3's file with one key replaced (or removed, with a discarded value).
 std::string v3_with(const std::string& key, const Json& value) {
@@ -49,12 +52,17 @@ struct KnownModel {
 };
 
 // Totals: published where a count is published (V3 671,026,419,200; V2-Lite 15,706,484,224; V2
-// 235,741,434,880), the rest by the same formula written independently (attention + experts + norms).
+// 235,741,434,880), the rest by the same formula written independently (attention + experts +
+// norms).
 constexpr KnownModel kKnownModels[] = {
-    {"deepseek-v2", 235'741'434'880, 21'375'800'320},  {"deepseek-v2-lite", 15'706'484'224, 2'661'150'208},
-    {"deepseek-v2.5", 235'741'434'880, 21'375'800'320}, {"deepseek-v3", 671'026'419'200, 37'552'297'472},
-    {"deepseek-r1", 671'026'419'200, 37'552'297'472},   {"deepseek-v3.1", 671'026'419'200, 37'552'297'472},
-    {"moonlight-16b-a3b", 15'960'110'208, 2'914'776'192}, {"kimi-k2", 1'026'408'232'448, 32'861'500'928},
+    {"deepseek-v2", 235'741'434'880, 21'375'800'320},
+    {"deepseek-v2-lite", 15'706'484'224, 2'661'150'208},
+    {"deepseek-v2.5", 235'741'434'880, 21'375'800'320},
+    {"deepseek-v3", 671'026'419'200, 37'552'297'472},
+    {"deepseek-r1", 671'026'419'200, 37'552'297'472},
+    {"deepseek-v3.1", 671'026'419'200, 37'552'297'472},
+    {"moonlight-16b-a3b", 15'960'110'208, 2'914'776'192},
+    {"kimi-k2", 1'026'408'232'448, 32'861'500'928},
 };
 
 TEST(ConfigJson, PublishedModelsCountExactly) {
@@ -125,7 +133,8 @@ TEST(ConfigJson, MissingGroupsOfV2LiteAreOneGroup) {
     ASSERT_NE(at, std::string::npos);
     text.replace(at + key.size() - 1, 1, "null");
   }
-  EXPECT_EQ(to_config_json(parse_config_json(text, "lite")), to_config_json(published("deepseek-v2-lite")));
+  EXPECT_EQ(to_config_json(parse_config_json(text, "lite")),
+            to_config_json(published("deepseek-v2-lite")));
 }
 
 TEST(ConfigJson, NewKeySetReadsLikeTheOld) {
@@ -139,13 +148,16 @@ TEST(ConfigJson, NewKeySetReadsLikeTheOld) {
   root["rope_interleave"] = true;
   root["pad_token_id"] = nullptr;
   root["output_router_logits"] = false;
-  root["rope_parameters"] = {{"beta_fast", 32}, {"beta_slow", 1}, {"factor", 40}, {"mscale", 1.0},
-                             {"mscale_all_dim", 1.0}, {"original_max_position_embeddings", 4096},
-                             {"rope_theta", 10000}, {"rope_type", "yarn"}, {"type", "yarn"}};
-  EXPECT_EQ(to_config_json(parse_config_json(root.dump(), "new")), to_config_json(published("deepseek-v3")));
+  root["rope_parameters"] = {
+      {"beta_fast", 32},     {"beta_slow", 1},        {"factor", 40},
+      {"mscale", 1.0},       {"mscale_all_dim", 1.0}, {"original_max_position_embeddings", 4096},
+      {"rope_theta", 10000}, {"rope_type", "yarn"},   {"type", "yarn"}};
+  EXPECT_EQ(to_config_json(parse_config_json(root.dump(), "new")),
+            to_config_json(published("deepseek-v3")));
   // The comparison sees a difference.
   root["rope_parameters"]["factor"] = 41;
-  EXPECT_NE(to_config_json(parse_config_json(root.dump(), "new")), to_config_json(published("deepseek-v3")));
+  EXPECT_NE(to_config_json(parse_config_json(root.dump(), "new")),
+            to_config_json(published("deepseek-v3")));
 }
 
 TEST(ConfigJson, RoundTripKeepsEveryField) {
@@ -234,15 +246,19 @@ TEST(ConfigJson, EachMistakeIsOneClearError) {
       {"n_group", 0, "n_group: found 0"},
       {"n_group", 256, "groups of at least 2 experts"},
       {"topk_group", 9, "topk_group: found 9, expected an integer from 1 to 8"},
-      {"num_experts_per_tok", 129, "num_experts_per_tok: found 129, expected at most topk_group * n_routed_experts / n_group = 128"},
+      {"num_experts_per_tok", 129,
+       "num_experts_per_tok: found 129, expected at most topk_group * n_routed_experts / n_group = "
+       "128"},
       {"num_experts_per_tok", 0, "num_experts_per_tok: found 0"},
       {"moe_intermediate_size", 0, "moe_intermediate_size: found 0"},
       {"moe_layer_freq", 0, "moe_layer_freq: found 0"},
       {"qk_rope_head_dim", 63, "qk_rope_head_dim: found 63, expected an even number"},
       {"q_lora_rank", 0, "q_lora_rank: found number 0"},
       {"kv_lora_rank", 0, "kv_lora_rank: found 0"},
-      {"topk_method", "best", "topk_method: found string \"best\", expected greedy or group_limited_greedy or noaux_tc"},
-      {"topk_method", "greedy", "topk_method: found a method without e_score_correction_bias, expected noaux_tc"},
+      {"topk_method", "best",
+       "topk_method: found string \"best\", expected greedy or group_limited_greedy or noaux_tc"},
+      {"topk_method", "greedy",
+       "topk_method: found a method without e_score_correction_bias, expected noaux_tc"},
       {"scoring_func", "tanh", "scoring_func: found string \"tanh\", expected sigmoid or softmax"},
       {"scoring_func", "softmax", "scoring_func: found softmax, expected sigmoid"},
       {"hidden_act", "gelu", "hidden_act: found string \"gelu\", expected \"silu\""},
@@ -257,25 +273,31 @@ TEST(ConfigJson, EachMistakeIsOneClearError) {
       {"rope_theta", removed, "rope_theta: found nothing"},
       {"rope_theta", 1, "rope_theta: found 1"},
       {"rope_scaling", "yarn", "rope_scaling: found string \"yarn\", expected an object or null"},
-      {"rope_scaling.type", "linear", "rope_scaling.type: found string \"linear\", expected default or yarn"},
+      {"rope_scaling.type", "linear",
+       "rope_scaling.type: found string \"linear\", expected default or yarn"},
       {"rope_scaling.type", removed, "rope_scaling.type: found nothing"},
       {"rope_scaling.type", "default", "rope_scaling.beta_fast: found an unknown key"},
       {"rope_scaling.rope_type", "default", "rope_scaling.rope_type: found default, expected yarn"},
       {"rope_scaling.factor", 0.5, "rope_scaling.factor: found 0.5"},
       {"rope_scaling.factor", removed, "rope_scaling.factor: found nothing"},
       {"rope_scaling.beta_slow", 64, "rope_scaling.beta_fast: found 32"},
-      {"rope_scaling.original_max_position_embeddings", removed, "original_max_position_embeddings: found nothing"},
+      {"rope_scaling.original_max_position_embeddings", removed,
+       "original_max_position_embeddings: found nothing"},
       {"rope_scaling.attention_factor", 1.0, "rope_scaling.attention_factor: found number 1.0"},
-      {"rope_scaling.betafast", 32, "rope_scaling.betafast: found an unknown key (number 32), expected \"beta_fast\""},
+      {"rope_scaling.betafast", 32,
+       "rope_scaling.betafast: found an unknown key (number 32), expected \"beta_fast\""},
       {"rope_parameters", Json::object(), "rope_parameters: found rope_scaling as well"},
       {"vocab_size", 1, "eos_token_id: found 1, expected an integer from 0 to 0"},
       {"bos_token_id", nullptr, "bos_token_id: found null, expected an integer"},
       {"torch_dtype", "int8", "torch_dtype: found int8"},
       {"dtype", "float32", "dtype: found \"float32\", expected bfloat16"},
-      {"architectures", Json::array(), "architectures: found an array, expected a list of one name"},
+      {"architectures", Json::array(),
+       "architectures: found an array, expected a list of one name"},
       {"architectures", {"LlamaForCausalLM"}, "architectures: found \"LlamaForCausalLM\""},
-      {"model_type", "deepseek_v2", "model_type: found deepseek_v2, expected deepseek_v3 or kimi_k2"},
-      {"quantization_config.quant_method", "gptq", "quantization_config.quant_method: found string \"gptq\", expected fp8"},
+      {"model_type", "deepseek_v2",
+       "model_type: found deepseek_v2, expected deepseek_v3 or kimi_k2"},
+      {"quantization_config.quant_method", "gptq",
+       "quantization_config.quant_method: found string \"gptq\", expected fp8"},
       {"quantization_config.fmt", "e5m2", "quantization_config.fmt"},
       {"quantization_config.weight_block_size", {128, 0}, "weight_block_size: found number 0"},
       {"quantization_config.weight_block_size", {128}, "weight_block_size: found an array"},
@@ -290,7 +312,8 @@ TEST(ConfigJson, EachMistakeIsOneClearError) {
   };
   for (const BadCase& bad : cases) {
     const std::string message = error_of(v3_with(bad.key, bad.value));
-    EXPECT_NE(message.find(bad.expected), std::string::npos) << bad.key << " " << bad.value << "\n  " << message;
+    EXPECT_NE(message.find(bad.expected), std::string::npos)
+        << bad.key << " " << bad.value << "\n  " << message;
     EXPECT_EQ(message.find("DIR/config.json: "), 0u) << message;
   }
 }
@@ -304,7 +327,8 @@ TEST(ConfigJson, V2RefusesWhatItsCodeWouldDoDifferently) {
 TEST(ConfigJson, BrokenTextIsAnError) {
   EXPECT_NE(error_of("").find("not valid JSON"), std::string::npos);
   EXPECT_NE(error_of("[]").find("found an array, expected an object"), std::string::npos);
-  EXPECT_NE(error_of(published_text("deepseek-v3").substr(0, 700)).find("not valid JSON"), std::string::npos);
+  EXPECT_NE(error_of(published_text("deepseek-v3").substr(0, 700)).find("not valid JSON"),
+            std::string::npos);
   const std::string twice = "{\"hidden_size\": 1, \"hidden_size\": 2}";
   EXPECT_NE(error_of(twice).find("hidden_size: found the key twice"), std::string::npos);
 }

@@ -1,6 +1,6 @@
 // What a configuration may be. Ranges first, each field on its own; then the combinations that the
-// family has. The upper bounds are far above every published model and keep products of sizes within
-// 64 bits, so that nothing behind this point has to expect overflow.
+// family has. The upper bounds are far above every published model and keep products of sizes
+// within 64 bits, so that nothing behind this point has to expect overflow.
 #include <cmath>
 #include <limits>
 
@@ -28,10 +28,12 @@ class Validator {
     integer("kv_lora_rank", c_.kv_lora_rank, 1, kMaxWidth);
     integer("qk_nope_head_dim", c_.qk_nope_head_dim, 1, 65536);
     integer("qk_rope_head_dim", c_.qk_rope_head_dim, 2, 65536);
-    if (c_.qk_rope_head_dim % 2 != 0) refuse("qk_rope_head_dim", c_.qk_rope_head_dim, "an even number (RoPE turns pairs)");
+    if (c_.qk_rope_head_dim % 2 != 0)
+      refuse("qk_rope_head_dim", c_.qk_rope_head_dim, "an even number (RoPE turns pairs)");
     integer("v_head_dim", c_.v_head_dim, 1, 65536);
     integer("intermediate_size", c_.intermediate_size, 1, kMaxWidth);
-    integer("max_position_embeddings", c_.max_position_embeddings, 1, std::numeric_limits<int32_t>::max());
+    integer("max_position_embeddings", c_.max_position_embeddings, 1,
+            std::numeric_limits<int32_t>::max());
     integer("bos_token_id", c_.bos_token_id, 0, c_.vocab_size - 1);
     integer("eos_token_id", c_.eos_token_id, 0, c_.vocab_size - 1);
     if ((c_.fp8_block_rows > 0) != (c_.fp8_block_cols > 0)) {
@@ -52,15 +54,18 @@ class Validator {
     number("routed_scaling_factor", c_.routed_scaling_factor, 1e-6, 1e6);
     if (c_.topk_method == TopkMethod::kGreedy) return;  // groups play no part
     if (c_.n_routed_experts % c_.n_group != 0) {
-      refuse("n_group", c_.n_group, fmt::format("a divisor of n_routed_experts = {}", c_.n_routed_experts));
+      refuse("n_group", c_.n_group,
+             fmt::format("a divisor of n_routed_experts = {}", c_.n_routed_experts));
     }
     const int64_t experts_per_group = c_.n_routed_experts / c_.n_group;
     if (c_.topk_method == TopkMethod::kNoauxTc && c_.n_group > 1 && experts_per_group < 2) {
-      refuse("n_group", c_.n_group, "groups of at least 2 experts (a group's score is the sum of its best two)");
+      refuse("n_group", c_.n_group,
+             "groups of at least 2 experts (a group's score is the sum of its best two)");
     }
     if (c_.num_experts_per_tok > c_.topk_group * experts_per_group) {
       refuse("num_experts_per_tok", c_.num_experts_per_tok,
-             fmt::format("at most topk_group * n_routed_experts / n_group = {}", c_.topk_group * experts_per_group));
+             fmt::format("at most topk_group * n_routed_experts / n_group = {}",
+                         c_.topk_group * experts_per_group));
     }
   }
 
@@ -92,13 +97,15 @@ class Validator {
       refuse("model_type", c_.model_type, v2 ? "deepseek_v2" : "deepseek_v3 or kimi_k2",
              "it belongs to the architecture");
     }
-    if (c_.torch_dtype != "float32" && c_.torch_dtype != "bfloat16" && c_.torch_dtype != "float16") {
+    if (c_.torch_dtype != "float32" && c_.torch_dtype != "bfloat16" &&
+        c_.torch_dtype != "float16") {
       refuse("torch_dtype", c_.torch_dtype, "float32, bfloat16 or float16");
     }
     if (c_.n_routed_experts == 0) return;
     if (v2 == (c_.topk_method == TopkMethod::kNoauxTc)) {
       refuse("topk_method", v2 ? "noaux_tc" : "a method without e_score_correction_bias",
-             v2 ? "greedy or group_limited_greedy" : "noaux_tc", "the architecture is " + c_.architecture);
+             v2 ? "greedy or group_limited_greedy" : "noaux_tc",
+             "the architecture is " + c_.architecture);
     }
     if (v2 == (c_.scoring_func == ScoringFunc::kSigmoid)) {
       refuse("scoring_func", v2 ? "sigmoid" : "softmax", v2 ? "softmax" : "sigmoid",
@@ -106,7 +113,8 @@ class Validator {
     }
     if (v2 && c_.norm_topk_prob) {
       refuse("norm_topk_prob", "true", "false",
-             "DeepSeek-V2's code then drops routed_scaling_factor and transformers does not normalise");
+             "DeepSeek-V2's code then drops routed_scaling_factor and transformers does not "
+             "normalise");
     }
   }
 
@@ -116,18 +124,22 @@ class Validator {
     const int64_t tensors = layers * (3 * c_.n_routed_experts + 20);
     if (tensors > kMaxTensors) {
       refuse("n_routed_experts", c_.n_routed_experts,
-             fmt::format("a model of at most {} tensors (num_hidden_layers = {})", kMaxTensors, c_.num_hidden_layers));
+             fmt::format("a model of at most {} tensors (num_hidden_layers = {})", kMaxTensors,
+                         c_.num_hidden_layers));
     }
     const auto d = [](int64_t v) { return static_cast<double>(v); };
     const double heads = d(c_.num_attention_heads);
-    const double attention = d(c_.hidden_size) * (d(c_.q_lora_rank) + d(c_.kv_lora_rank) + d(c_.qk_rope_head_dim)) +
-                             heads * d(c_.qk_head_dim()) * d(c_.q_lora_rank > 0 ? c_.q_lora_rank : c_.hidden_size) +
-                             heads * d(c_.qk_nope_head_dim + c_.v_head_dim) * d(c_.kv_lora_rank) +
-                             heads * d(c_.v_head_dim) * d(c_.hidden_size);
+    const double attention =
+        d(c_.hidden_size) * (d(c_.q_lora_rank) + d(c_.kv_lora_rank) + d(c_.qk_rope_head_dim)) +
+        heads * d(c_.qk_head_dim()) * d(c_.q_lora_rank > 0 ? c_.q_lora_rank : c_.hidden_size) +
+        heads * d(c_.qk_nope_head_dim + c_.v_head_dim) * d(c_.kv_lora_rank) +
+        heads * d(c_.v_head_dim) * d(c_.hidden_size);
     const double feed_forward =
         3 * d(c_.hidden_size) *
-        std::fmax(d(c_.intermediate_size), d(c_.n_routed_experts + c_.n_shared_experts) * d(c_.moe_intermediate_size));
-    const double total = d(layers) * (attention + feed_forward) + 2 * d(c_.vocab_size) * d(c_.hidden_size);
+        std::fmax(d(c_.intermediate_size),
+                  d(c_.n_routed_experts + c_.n_shared_experts) * d(c_.moe_intermediate_size));
+    const double total =
+        d(layers) * (attention + feed_forward) + 2 * d(c_.vocab_size) * d(c_.hidden_size);
     if (total > kMaxParameters) {
       refuse("hidden_size", c_.hidden_size, "a model of at most 1e16 parameters");
     }
@@ -135,11 +147,13 @@ class Validator {
 
  private:
   void integer(const char* field, int64_t value, int64_t low, int64_t high) const {
-    if (value < low || value > high) refuse(field, value, fmt::format("an integer from {} to {}", low, high));
+    if (value < low || value > high)
+      refuse(field, value, fmt::format("an integer from {} to {}", low, high));
   }
   void number(const char* field, double value, double low, double high) const {
     // Written so that NaN fails.
-    if (!(value >= low && value <= high)) refuse(field, value, fmt::format("a number from {} to {}", low, high));
+    if (!(value >= low && value <= high))
+      refuse(field, value, fmt::format("a number from {} to {}", low, high));
   }
   template <typename T>
   [[noreturn]] void refuse(const char* field, const T& found, const std::string& expected,

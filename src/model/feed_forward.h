@@ -21,7 +21,8 @@ struct FeedForwardParameters {
 
 class FeedForward {
  public:
-  FeedForward(const Policy& policy, const FeedForwardParameters& weights) : policy_(policy), w_(weights) {}
+  FeedForward(const Policy& policy, const FeedForwardParameters& weights)
+      : policy_(policy), w_(weights) {}
 
   struct Saved {
     TensorView gate_up_TX;  // after backward_input: its gradient
@@ -36,18 +37,20 @@ class FeedForward {
   template <typename Memory>
   Saved allocate_saved(Memory& memory, int64_t max_tokens) const {
     Saved s;
-    s.gate_up_TX = memory.allocate(policy_.activations, Shape{max_tokens, w_.w1_XD.dim(0)}, "ffn.gate_up_TX");
+    s.gate_up_TX =
+        memory.allocate(policy_.activations, Shape{max_tokens, w_.w1_XD.dim(0)}, "ffn.gate_up_TX");
     s.h_TF = memory.allocate(policy_.activations, Shape{max_tokens, w_.w2_DF.dim(1)}, "ffn.h_TF");
     return s;
   }
 
   // out += ffn(z)
-  void forward(Context& ctx, const TensorView& z_TD, const Saved& saved, const TensorView& out_TD) const;
+  void forward(Context& ctx, const TensorView& z_TD, const Saved& saved,
+               const TensorView& out_TD) const;
   // dz = or += the input gradient; dout_TD is in the activation dtype.
-  void backward_input(Context& ctx, const Saved& saved, const TensorView& dout_TD, const TensorView& dz_TD,
-                      bool accumulate) const;
-  void backward_weight(Context& ctx, const TensorView& z_TD, const Saved& saved, const TensorView& dout_TD,
-                       const FeedForwardParameters& gradients) const;
+  void backward_input(Context& ctx, const Saved& saved, const TensorView& dout_TD,
+                      const TensorView& dz_TD, bool accumulate) const;
+  void backward_weight(Context& ctx, const TensorView& z_TD, const Saved& saved,
+                       const TensorView& dout_TD, const FeedForwardParameters& gradients) const;
 
  private:
   Policy policy_;

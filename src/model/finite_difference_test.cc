@@ -1,7 +1,7 @@
-// Every module's gradients against central differences of its own loss, in float64: the whole model at
-// once, with each switch of the family, and each part of the loss. The loss is a sum of terms that
-// reach every module (MLA with and without query compression, dense FFN, router, routed and shared
-// experts, norms, embedding, head, MTP, balance loss), and every parameter tensor is probed.
+// Every module's gradients against central differences of its own loss, in float64: the whole model
+// at once, with each switch of the family, and each part of the loss. The loss is a sum of terms
+// that reach every module (MLA with and without query compression, dense FFN, router, routed and
+// shared experts, norms, embedding, head, MTP, balance loss), and every parameter tensor is probed.
 #include <cmath>
 #include <functional>
 #include <ostream>
@@ -61,16 +61,23 @@ TEST_P(FiniteDifference, EveryParameterTensor) {
     const ParameterKind kind = model.weights().spec(i).kind;
     for (int64_t j = 0; j < view.num_elements(); ++j) {
       const double z = random.normal(draw++);
-      view.as<double>()[j] = kind == ParameterKind::kNorm ? 1 + 0.2 * z : kind == ParameterKind::kRouterBias ? 0.3 * z : 0.4 * z;
+      view.as<double>()[j] = kind == ParameterKind::kNorm         ? 1 + 0.2 * z
+                             : kind == ParameterKind::kRouterBias ? 0.3 * z
+                                                                  : 0.4 * z;
     }
   }
   const int64_t B = 2, S = 7, n = S + 2;
   std::vector<int32_t> tokens(static_cast<size_t>(B * n));
-  for (size_t i = 0; i < tokens.size(); ++i) tokens[i] = static_cast<int32_t>(random.below(draw++, 23));
+  for (size_t i = 0; i < tokens.size(); ++i)
+    tokens[i] = static_cast<int32_t>(random.below(draw++, 23));
   std::vector<uint8_t> is_label(tokens.size(), 1);
   is_label[3] = 0;
   std::vector<int32_t> first_key(static_cast<size_t>(B * S), 0), positions;
-  TokenBatch batch{.num_rows = B, .context = S, .row_length = n, .tokens = tokens.data(), .is_label = is_label.data()};
+  TokenBatch batch{.num_rows = B,
+                   .context = S,
+                   .row_length = n,
+                   .tokens = tokens.data(),
+                   .is_label = is_label.data()};
   if (test.mask_documents) {
     for (int64_t b = 0; b < B; ++b) {
       for (int64_t i = 0; i < S; ++i) {
@@ -83,13 +90,15 @@ TEST_P(FiniteDifference, EveryParameterTensor) {
   }
 
   TrainingPass pass(model, B, S);
-  const size_t num_counts = moe_layers(config).size() * static_cast<size_t>(config.n_routed_experts);
+  const size_t num_counts =
+      moe_layers(config).size() * static_cast<size_t>(config.n_routed_experts);
   std::vector<int64_t> counts(num_counts);
   const auto total = [&] {
     counts.assign(num_counts, 0);
     const LossSums sums = pass.forward(ctx, batch, test.scales, counts.data());
     double loss = test.scales.main * sums.main + test.scales.balance * sums.balance;
-    for (int64_t k = 0; k < config.num_nextn_predict_layers; ++k) loss += test.scales.mtp[k] * sums.mtp[k];
+    for (int64_t k = 0; k < config.num_nextn_predict_layers; ++k)
+      loss += test.scales.mtp[k] * sums.mtp[k];
     return loss;
   };
   ParameterSet gradients("gradients", parameter_specs(config), kPolicyFp64.gradient_dtypes());
@@ -101,13 +110,15 @@ TEST_P(FiniteDifference, EveryParameterTensor) {
     if (model.weights().spec(i).kind == ParameterKind::kRouterBias) continue;
     const TensorView& view = model.weights().view(i);
     double norm = 0;
-    for (int64_t j = 0; j < view.num_elements(); ++j) norm = std::max(norm, std::abs(gradients.view(i).as<double>()[j]));
+    for (int64_t j = 0; j < view.num_elements(); ++j)
+      norm = std::max(norm, std::abs(gradients.view(i).as<double>()[j]));
     const int64_t probes = std::min<int64_t>(view.num_elements(), 4);
     for (int64_t p = 0; p < probes; ++p) {
       // The embedding is probed where tokens are.
       const bool embedding = model.weights().spec(i).name == "model.embed_tokens.weight";
       const int64_t j = embedding ? tokens[static_cast<size_t>(p)] * config.hidden_size + p
-                                  : static_cast<int64_t>(random.below(draw++, static_cast<uint64_t>(view.num_elements())));
+                                  : static_cast<int64_t>(random.below(
+                                        draw++, static_cast<uint64_t>(view.num_elements())));
       double& weight = view.as<double>()[j];
       const double before = weight;
       // The loss jumps where a token changes its experts: the step shrinks until none does.
@@ -136,8 +147,12 @@ TEST_P(FiniteDifference, EveryParameterTensor) {
 }
 
 const LossScales kMain{.main = 0.1};
-LossScales scales_with(double mtp1, double mtp2, double balance, bool from_routing = false, bool batch_wise = false) {
-  LossScales s{.main = 0.1, .balance = balance, .balance_from_routing = from_routing, .balance_batch_wise = batch_wise};
+LossScales scales_with(double mtp1, double mtp2, double balance, bool from_routing = false,
+                       bool batch_wise = false) {
+  LossScales s{.main = 0.1,
+               .balance = balance,
+               .balance_from_routing = from_routing,
+               .balance_batch_wise = batch_wise};
   s.mtp[0] = mtp1;
   s.mtp[1] = mtp2;
   return s;
@@ -169,7 +184,11 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"TiedHead", [](ModelConfig& c) { c.tie_word_embeddings = true; }, kMain},
         Case{"Yarn",
              [](ModelConfig& c) {
-               c.rope_scaling = {.type = RopeType::kYarn, .factor = 40, .mscale = 0.7, .mscale_all_dim = 1, .original_max_position_embeddings = 8};
+               c.rope_scaling = {.type = RopeType::kYarn,
+                                 .factor = 40,
+                                 .mscale = 0.7,
+                                 .mscale_all_dim = 1,
+                                 .original_max_position_embeddings = 8};
              },
              kMain},
         Case{"MaskedDocuments", [](ModelConfig&) {}, kMain, true},
@@ -181,16 +200,20 @@ INSTANTIATE_TEST_SUITE_P(
                c.topk_method = TopkMethod::kGreedy;
              },
              scales_with(0, 0, 0.5)},
-        Case{"Mtp1", [](ModelConfig& c) { c.num_nextn_predict_layers = 1; }, scales_with(0.05, 0, 0.1)},
-        Case{"Mtp2", [](ModelConfig& c) { c.num_nextn_predict_layers = 2; }, scales_with(0.05, 0.07, 0.1)},
-        Case{"Mtp2OnlyDeepest", [](ModelConfig& c) { c.num_nextn_predict_layers = 2; }, scales_with(0, 0.07, 0)},
+        Case{"Mtp1", [](ModelConfig& c) { c.num_nextn_predict_layers = 1; },
+             scales_with(0.05, 0, 0.1)},
+        Case{"Mtp2", [](ModelConfig& c) { c.num_nextn_predict_layers = 2; },
+             scales_with(0.05, 0.07, 0.1)},
+        Case{"Mtp2OnlyDeepest", [](ModelConfig& c) { c.num_nextn_predict_layers = 2; },
+             scales_with(0, 0.07, 0)},
         Case{"Mtp1PreNorm",
              [](ModelConfig& c) {
                c.num_nextn_predict_layers = 1;
                c.mtp_hidden = MtpHidden::kPreNorm;
              },
              scales_with(0.05, 0, 0)},
-        Case{"Mtp1MaskedDocuments", [](ModelConfig& c) { c.num_nextn_predict_layers = 1; }, scales_with(0.05, 0, 0), true}),
+        Case{"Mtp1MaskedDocuments", [](ModelConfig& c) { c.num_nextn_predict_layers = 1; },
+             scales_with(0.05, 0, 0), true}),
     [](const auto& info) { return std::string(info.param.name); });
 
 }  // namespace

@@ -8,7 +8,9 @@ namespace fathom {
 namespace {
 
 // Enough rows for the products to run well, few enough that the logits stay in the outer caches.
-int64_t chunk_rows(int64_t vocab_size) { return std::clamp<int64_t>((int64_t{2} << 20) / vocab_size, 32, 1024); }
+int64_t chunk_rows(int64_t vocab_size) {
+  return std::clamp<int64_t>((int64_t{2} << 20) / vocab_size, 32, 1024);
+}
 
 }  // namespace
 
@@ -31,17 +33,28 @@ double head_loss(Context& ctx, const Policy& policy, const HeadLoss& p) {
     const TensorView chunk_logits = logits.rows(0, count);
     const TensorView chunk_dlogits = backward ? dlogits.rows(0, count) : TensorView();
     head_logits(ctx, hidden, p.head_VD, chunk_logits);
-    cross_entropy(ctx, {.logits_TV = chunk_logits, .labels_T = p.labels_T + begin, .grad_scale = p.scale,
-                        .dlogits_TV = chunk_dlogits, .loss_T = loss.rows(0, count)});
+    cross_entropy(ctx, {.logits_TV = chunk_logits,
+                        .labels_T = p.labels_T + begin,
+                        .grad_scale = p.scale,
+                        .dlogits_TV = chunk_dlogits,
+                        .loss_T = loss.rows(0, count)});
     total += sum(loss.rows(0, count));
     if (!backward) continue;
-    gemm(ctx, {.layout = GemmLayout::kNn, .a = chunk_dlogits, .b = p.head_VD, .c = p.dhidden_TD.rows(begin, count)});
-    gemm(ctx, {.layout = GemmLayout::kTn, .a = chunk_dlogits, .b = hidden, .c = p.dhead_VD, .accumulate = true});
+    gemm(ctx, {.layout = GemmLayout::kNn,
+               .a = chunk_dlogits,
+               .b = p.head_VD,
+               .c = p.dhidden_TD.rows(begin, count)});
+    gemm(ctx, {.layout = GemmLayout::kTn,
+               .a = chunk_dlogits,
+               .b = hidden,
+               .c = p.dhead_VD,
+               .accumulate = true});
   }
   return total;
 }
 
-void head_logits(Context& ctx, const TensorView& hidden_TD, const TensorView& head_VD, const TensorView& logits_TV) {
+void head_logits(Context& ctx, const TensorView& hidden_TD, const TensorView& head_VD,
+                 const TensorView& logits_TV) {
   gemm(ctx, {.layout = GemmLayout::kNt, .a = hidden_TD, .b = head_VD, .c = logits_TV});
 }
 

@@ -8,8 +8,8 @@
 namespace fathom {
 namespace {
 
-// cos and sin of position * frequency, computed in fp64 from the integer position: in fp32 the product
-// loses the slow dimensions' low bits long before 163,840 positions.
+// cos and sin of position * frequency, computed in fp64 from the integer position: in fp32 the
+// product loses the slow dimensions' low bits long before 163,840 positions.
 void fill_rotation_table(const ModelConfig& config, const TensorView& table_SR) {
   const std::vector<double> frequencies = rope_frequencies(config);
   const double amplitude = rope_amplitude(config);
@@ -41,8 +41,10 @@ ModelParameters ModelParameters::of(const ParameterSet& set, const ModelConfig& 
   p.embedding_VD = set["model.embed_tokens.weight"];
   p.head_VD = set[head_name(config)];
   p.final_norm_D = set["model.norm.weight"];
-  for (int64_t i = 0; i < config.num_hidden_layers; ++i) p.blocks.push_back(BlockParameters::of(set, config, i));
-  for (int64_t k = 0; k < config.num_nextn_predict_layers; ++k) p.mtp_modules.push_back(MtpParameters::of(set, config, k));
+  for (int64_t i = 0; i < config.num_hidden_layers; ++i)
+    p.blocks.push_back(BlockParameters::of(set, config, i));
+  for (int64_t k = 0; k < config.num_nextn_predict_layers; ++k)
+    p.mtp_modules.push_back(MtpParameters::of(set, config, k));
   return p;
 }
 
@@ -52,8 +54,11 @@ Model::Model(const ModelConfig& config, const Policy& policy, int64_t max_positi
       weights_("weights", parameter_specs(config), policy.weight_dtypes()),
       parameters_(ModelParameters::of(weights_, config)),
       tables_(measured_arena("tables", [&](Arena& arena) {
-        cos_sin_SR_ = arena.allocate(policy.small, Shape{max_positions > 0 ? max_positions : config.max_position_embeddings, config.qk_rope_head_dim},
-                                     "cos_sin_SR");
+        cos_sin_SR_ =
+            arena.allocate(policy.small,
+                           Shape{max_positions > 0 ? max_positions : config.max_position_embeddings,
+                                 config.qk_rope_head_dim},
+                           "cos_sin_SR");
       })) {
   fill_rotation_table(config_, cos_sin_SR_);
   for (int64_t i = 0; i < config.num_hidden_layers; ++i) {
@@ -81,7 +86,8 @@ void forward_cached(Context& ctx, const Model& model, std::span<const SequenceIn
   int64_t t = 0;
   for (int64_t b = 0; b < B; ++b) {
     const SequenceInput& sequence = sequences[static_cast<size_t>(b)];
-    FATHOM_CHECK_EQ(sequence.cache_LSX.size(), static_cast<size_t>(config.num_hidden_layers), "one cache view a layer");
+    FATHOM_CHECK_EQ(sequence.cache_LSX.size(), static_cast<size_t>(config.num_hidden_layers),
+                    "one cache view a layer");
     for (size_t i = 0; i < sequence.tokens.size(); ++i, ++t) {
       tokens[t] = sequence.tokens[i];
       positions[t] = static_cast<int32_t>(sequence.num_cached) + static_cast<int32_t>(i);
@@ -89,7 +95,8 @@ void forward_cached(Context& ctx, const Model& model, std::span<const SequenceIn
     }
     last_rows[b] = static_cast<int32_t>(t - 1);
   }
-  const RowLayout rows{.num_rows = T, .row_tokens = 1, .positions_T = positions, .cos_sin_SR = model.cos_sin_SR()};
+  const RowLayout rows{
+      .num_rows = T, .row_tokens = 1, .positions_T = positions, .cos_sin_SR = model.cos_sin_SR()};
   TensorView x_TD = scratch.allocate(model.policy().residual, Shape{T, config.hidden_size}, "x_TD");
   embedding_forward(ctx, model.parameters().embedding_VD, tokens, x_TD);
   ctx.observe("embedding", -1, x_TD);
@@ -98,21 +105,28 @@ void forward_cached(Context& ctx, const Model& model, std::span<const SequenceIn
   for (const Block& block : model.blocks()) {
     for (int64_t b = 0; b < B; ++b) {
       const SequenceInput& sequence = sequences[static_cast<size_t>(b)];
-      new (&cached[b]) CachedSequence{sequence.cache_LSX[static_cast<size_t>(block.layer_idx())], sequence.num_cached,
-                                      static_cast<int64_t>(sequence.tokens.size())};
+      new (&cached[b])
+          CachedSequence{sequence.cache_LSX[static_cast<size_t>(block.layer_idx())],
+                         sequence.num_cached, static_cast<int64_t>(sequence.tokens.size())};
     }
     int64_t* counts = nullptr;
-    if (block.is_moe() && expert_counts != nullptr) counts = expert_counts + moe_idx * config.n_routed_experts;
+    if (block.is_moe() && expert_counts != nullptr)
+      counts = expert_counts + moe_idx * config.n_routed_experts;
     if (block.is_moe()) ++moe_idx;
-    block.forward_cached(ctx, std::span<const CachedSequence>(cached, static_cast<size_t>(B)), rows, x_TD, counts);
+    block.forward_cached(ctx, std::span<const CachedSequence>(cached, static_cast<size_t>(B)), rows,
+                         x_TD, counts);
     ctx.observe("block", block.layer_idx(), x_TD);
   }
 
   // Only the last token of each sequence needs the head.
-  TensorView last_BD = scratch.allocate(model.policy().residual, Shape{B, config.hidden_size}, "last_BD");
+  TensorView last_BD =
+      scratch.allocate(model.policy().residual, Shape{B, config.hidden_size}, "last_BD");
   gather_rows(ctx, x_TD, TensorView(last_rows, DType::kI32, Shape{B}, "last_rows_B"), last_BD);
   TensorView hidden_BD = scratch.allocate(model.policy().activations, last_BD.shape, "hidden_BD");
-  rms_norm_forward(ctx, {.x_TD = last_BD, .w_D = model.parameters().final_norm_D, .eps = config.rms_norm_eps, .y_TD = hidden_BD});
+  rms_norm_forward(ctx, {.x_TD = last_BD,
+                         .w_D = model.parameters().final_norm_D,
+                         .eps = config.rms_norm_eps,
+                         .y_TD = hidden_BD});
   head_logits(ctx, hidden_BD, model.parameters().head_VD, last_logits_BV);
   ctx.observe("logits", -1, last_logits_BV);
 }
@@ -128,10 +142,17 @@ std::vector<int64_t> moe_layers(const ModelConfig& config) {
 void initialize_parameters(const ModelConfig& config, uint64_t seed, ParameterSet& parameters) {
   const auto store = [](const TensorView& view, int64_t i, double value) {
     switch (view.dtype) {
-      case DType::kF64: view.as<double>()[i] = value; break;
-      case DType::kF32: view.as<float>()[i] = static_cast<float>(value); break;
-      case DType::kBF16: view.as<bf16>()[i] = bf16(static_cast<float>(value)); break;
-      default: FATHOM_CHECK(false, "initialising {}", to_string(view));
+      case DType::kF64:
+        view.as<double>()[i] = value;
+        break;
+      case DType::kF32:
+        view.as<float>()[i] = static_cast<float>(value);
+        break;
+      case DType::kBF16:
+        view.as<bf16>()[i] = bf16(static_cast<float>(value));
+        break;
+      default:
+        FATHOM_CHECK(false, "initialising {}", to_string(view));
     }
   };
   for (int64_t p = 0; p < parameters.size(); ++p) {
@@ -139,9 +160,14 @@ void initialize_parameters(const ModelConfig& config, uint64_t seed, ParameterSe
     const Random random(seed, RandomPurpose::kInit, static_cast<uint64_t>(p));
     for (int64_t i = 0; i < view.num_elements(); ++i) {
       switch (parameters.spec(p).kind) {
-        case ParameterKind::kNorm: store(view, i, 1); break;
-        case ParameterKind::kRouterBias: store(view, i, 0); break;
-        default: store(view, i, config.initializer_range * random.normal(static_cast<uint64_t>(i)));
+        case ParameterKind::kNorm:
+          store(view, i, 1);
+          break;
+        case ParameterKind::kRouterBias:
+          store(view, i, 0);
+          break;
+        default:
+          store(view, i, config.initializer_range * random.normal(static_cast<uint64_t>(i)));
       }
     }
   }

@@ -1,5 +1,5 @@
-// The whole model: embedding, blocks, final norm and head, MTP modules, over one copy of the weights.
-// A Model is what training and inference share; it holds no activations. TrainingPass
+// The whole model: embedding, blocks, final norm and head, MTP modules, over one copy of the
+// weights. A Model is what training and inference share; it holds no activations. TrainingPass
 // (training_pass.h) runs it forward and backward over packed rows; forward_cached() runs it over
 // latent caches.
 #pragma once
@@ -28,8 +28,8 @@ struct ModelParameters {
 
 class Model {
  public:
-  // Weights are zero until loaded or initialised. The rotation table covers `max_positions` positions
-  // (0: the configuration's max_position_embeddings).
+  // Weights are zero until loaded or initialised. The rotation table covers `max_positions`
+  // positions (0: the configuration's max_position_embeddings).
   Model(const ModelConfig& config, const Policy& policy, int64_t max_positions = 0);
   Model(const Model&) = delete;
   Model& operator=(const Model&) = delete;
@@ -57,16 +57,16 @@ class Model {
   std::vector<MtpModule> mtp_modules_;
 };
 
-// One sequence of a cached forward: `tokens` continue what its cache holds. The cache is one view per
-// layer, [capacity, C + R].
+// One sequence of a cached forward: `tokens` continue what its cache holds. The cache is one view
+// per layer, [capacity, C + R].
 struct SequenceInput {
   std::span<const int32_t> tokens;
   std::span<const TensorView> cache_LSX;
   int64_t num_cached = 0;
 };
 
-// Runs the new tokens of all sequences through the main model, appending to their caches. last_logits:
-// [sequences, V], the logits after each sequence's last token, in the small dtype.
+// Runs the new tokens of all sequences through the main model, appending to their caches.
+// last_logits: [sequences, V], the logits after each sequence's last token, in the small dtype.
 // expert_counts: [moe layers, E], +=; may be null.
 void forward_cached(Context& ctx, const Model& model, std::span<const SequenceInput> sequences,
                     const TensorView& last_logits_BV, int64_t* expert_counts = nullptr);
@@ -77,8 +77,8 @@ std::vector<int64_t> moe_layers(const ModelConfig& config);
 // Name of the output head's parameter: lm_head.weight, or the embedding when they are tied.
 std::string head_name(const ModelConfig& config);
 
-// Report section 4.2: matrices, embedding, head and router from N(0, initializer_range), norms 1, the
-// router bias 0. A draw depends on (seed, parameter index, element) alone. Any dtype.
+// Report section 4.2: matrices, embedding, head and router from N(0, initializer_range), norms 1,
+// the router bias 0. A draw depends on (seed, parameter index, element) alone. Any dtype.
 void initialize_parameters(const ModelConfig& config, uint64_t seed, ParameterSet& parameters);
 
 // Copies every parameter, converting dtypes (master to compute copy).

@@ -2,23 +2,31 @@
 
 namespace fathom {
 
-MoeParameters MoeParameters::of(const ParameterSet& set, const ModelConfig& config, const std::string& prefix) {
+MoeParameters MoeParameters::of(const ParameterSet& set, const ModelConfig& config,
+                                const std::string& prefix) {
   const int64_t E = config.n_routed_experts;
   MoeParameters p;
   p.router_ED = set[prefix + "gate.weight"];
   if (config.has_router_bias()) p.router_bias_E = set[prefix + "gate.e_score_correction_bias"];
   p.w1_EXD = set.stacked(prefix + "experts.0.gate_proj.weight", 2 * E, E);
   p.w2_EDF = set.stacked(prefix + "experts.0.down_proj.weight", E, E);
-  if (config.n_shared_experts > 0) p.shared = FeedForwardParameters::of(set, prefix + "shared_experts.");
+  if (config.n_shared_experts > 0)
+    p.shared = FeedForwardParameters::of(set, prefix + "shared_experts.");
   return p;
 }
 
-Moe::Moe(const ModelConfig& config, const Policy& policy, const MoeParameters& weights, const TokenExchange& exchange)
-    : config_(config), policy_(policy), w_(weights), shared_(policy, weights.shared), exchange_(&exchange) {}
+Moe::Moe(const ModelConfig& config, const Policy& policy, const MoeParameters& weights,
+         const TokenExchange& exchange)
+    : config_(config),
+      policy_(policy),
+      w_(weights),
+      shared_(policy, weights.shared),
+      exchange_(&exchange) {}
 
 template <typename Memory>
 Moe::Saved Moe::allocate_forward(Memory& memory, int64_t num_tokens) const {
-  const int64_t T = num_tokens, E = config_.n_routed_experts, A = config_.num_experts_per_tok, U = T * A;
+  const int64_t T = num_tokens, E = config_.n_routed_experts, A = config_.num_experts_per_tok,
+                U = T * A;
   const int64_t D = config_.hidden_size, F = config_.moe_intermediate_size;
   const DType act = policy_.activations, small = policy_.small;
   Saved s;
@@ -52,17 +60,20 @@ Moe::Saved Moe::allocate_saved(Arena& arena, int64_t max_tokens) const {
 
 Moe::Saved Moe::narrow(const Saved& saved, int64_t num_tokens) const {
   Saved s = saved;
-  for (TensorView* view : {&s.scores_TE, &s.weight_TA, &s.routed.idx_TA, &s.routed.position_TA, &s.dout_TD}) {
+  for (TensorView* view :
+       {&s.scores_TE, &s.weight_TA, &s.routed.idx_TA, &s.routed.position_TA, &s.dout_TD}) {
     *view = view->rows(0, num_tokens);
   }
-  for (TensorView* view : {&s.routed.token_U, &s.row_scale_U, &s.drow_scale_U, &s.x_UD, &s.gate_up_UX, &s.h_UF, &s.y_UD, &s.dx_UD}) {
+  for (TensorView* view : {&s.routed.token_U, &s.row_scale_U, &s.drow_scale_U, &s.x_UD,
+                           &s.gate_up_UX, &s.h_UF, &s.y_UD, &s.dx_UD}) {
     *view = view->rows(0, num_tokens * config_.num_experts_per_tok);
   }
   s.shared = first_rows(s.shared, num_tokens);
   return s;
 }
 
-// The router is computed in the small dtype (fp32): V3's own BF16 logits make near-ties fall elsewhere.
+// The router is computed in the small dtype (fp32): V3's own BF16 logits make near-ties fall
+// elsewhere.
 void Moe::route(Context& ctx, const TensorView& z_TD, const Saved& s) const {
   Scratch::Mark mark(ctx.scratch());
   TensorView z_wide = z_TD;
@@ -72,18 +83,21 @@ void Moe::route(Context& ctx, const TensorView& z_TD, const Saved& s) const {
   }
   TensorView logits_TE = ctx.scratch().allocate(policy_.small, s.scores_TE.shape, "moe.logits_TE");
   gemm(ctx, {.layout = GemmLayout::kNt, .a = z_wide, .b = w_.router_ED, .c = logits_TE});
-  router_forward(ctx, {.logits_TE = logits_TE,
-                       .bias_E = w_.router_bias_E,
-                       .scoring = config_.scoring_func,
-                       .group_score = config_.topk_method == TopkMethod::kGroupLimitedGreedy ? GroupScore::kMax : GroupScore::kTop2Sum,
-                       .n_group = config_.topk_method == TopkMethod::kGreedy ? 1 : config_.n_group,
-                       .topk_group = config_.topk_method == TopkMethod::kGreedy ? 1 : config_.topk_group,
-                       .num_experts_per_tok = config_.num_experts_per_tok,
-                       .norm_topk_prob = config_.norm_topk_prob,
-                       .routed_scaling_factor = config_.routed_scaling_factor,
-                       .scores_TE = s.scores_TE,
-                       .idx_TA = s.routed.idx_TA,
-                       .weight_TA = s.weight_TA});
+  router_forward(
+      ctx,
+      {.logits_TE = logits_TE,
+       .bias_E = w_.router_bias_E,
+       .scoring = config_.scoring_func,
+       .group_score = config_.topk_method == TopkMethod::kGroupLimitedGreedy ? GroupScore::kMax
+                                                                             : GroupScore::kTop2Sum,
+       .n_group = config_.topk_method == TopkMethod::kGreedy ? 1 : config_.n_group,
+       .topk_group = config_.topk_method == TopkMethod::kGreedy ? 1 : config_.topk_group,
+       .num_experts_per_tok = config_.num_experts_per_tok,
+       .norm_topk_prob = config_.norm_topk_prob,
+       .routed_scaling_factor = config_.routed_scaling_factor,
+       .scores_TE = s.scores_TE,
+       .idx_TA = s.routed.idx_TA,
+       .weight_TA = s.weight_TA});
   exchange_->plan(ctx, s.routed);
 }
 
@@ -92,12 +106,23 @@ void Moe::dispatch(Context& ctx, const TensorView& z_TD, const Saved& s) const {
   exchange_->dispatch_values(ctx, s.weight_TA, s.routed, s.row_scale_U);
 }
 
-void Moe::experts(Context& ctx, const TensorView& z_TD, const Saved& s, const TensorView& out_TD) const {
+void Moe::experts(Context& ctx, const TensorView& z_TD, const Saved& s,
+                  const TensorView& out_TD) const {
   const int64_t* offsets = s.routed.offsets.as<int64_t>();
   const int64_t E = config_.n_routed_experts;
-  grouped_gemm(ctx, {.layout = GemmLayout::kNt, .a = s.x_UD, .b = w_.w1_EXD, .c = s.gate_up_UX, .offsets = offsets, .num_experts = E});
+  grouped_gemm(ctx, {.layout = GemmLayout::kNt,
+                     .a = s.x_UD,
+                     .b = w_.w1_EXD,
+                     .c = s.gate_up_UX,
+                     .offsets = offsets,
+                     .num_experts = E});
   swiglu_forward(ctx, {.gate_up_TX = s.gate_up_UX, .row_scale_T = s.row_scale_U, .h_TF = s.h_UF});
-  grouped_gemm(ctx, {.layout = GemmLayout::kNt, .a = s.h_UF, .b = w_.w2_EDF, .c = s.y_UD, .offsets = offsets, .num_experts = E});
+  grouped_gemm(ctx, {.layout = GemmLayout::kNt,
+                     .a = s.h_UF,
+                     .b = w_.w2_EDF,
+                     .c = s.y_UD,
+                     .offsets = offsets,
+                     .num_experts = E});
   if (has_shared()) shared_.forward(ctx, z_TD, s.shared, out_TD);
 }
 
@@ -115,10 +140,23 @@ void Moe::experts_backward_input(Context& ctx, const Saved& s) const {
   const int64_t E = config_.n_routed_experts;
   Scratch::Mark mark(ctx.scratch());
   TensorView dh_UF = ctx.scratch().allocate(policy_.activations, s.h_UF.shape, "moe.dh_UF");
-  grouped_gemm(ctx, {.layout = GemmLayout::kNn, .a = s.y_UD, .b = w_.w2_EDF, .c = dh_UF, .offsets = offsets, .num_experts = E});
-  swiglu_backward(ctx, {.gate_up_TX = s.gate_up_UX, .row_scale_T = s.row_scale_U, .dh_TF = dh_UF,
-                        .dgate_up_TX = s.gate_up_UX, .drow_scale_T = s.drow_scale_U});
-  grouped_gemm(ctx, {.layout = GemmLayout::kNn, .a = s.gate_up_UX, .b = w_.w1_EXD, .c = s.dx_UD, .offsets = offsets, .num_experts = E});
+  grouped_gemm(ctx, {.layout = GemmLayout::kNn,
+                     .a = s.y_UD,
+                     .b = w_.w2_EDF,
+                     .c = dh_UF,
+                     .offsets = offsets,
+                     .num_experts = E});
+  swiglu_backward(ctx, {.gate_up_TX = s.gate_up_UX,
+                        .row_scale_T = s.row_scale_U,
+                        .dh_TF = dh_UF,
+                        .dgate_up_TX = s.gate_up_UX,
+                        .drow_scale_T = s.drow_scale_U});
+  grouped_gemm(ctx, {.layout = GemmLayout::kNn,
+                     .a = s.gate_up_UX,
+                     .b = w_.w1_EXD,
+                     .c = s.dx_UD,
+                     .offsets = offsets,
+                     .num_experts = E});
 }
 
 void Moe::dispatch_backward(Context& ctx, const Saved& s, const TensorView& dz_TD) const {
@@ -126,8 +164,9 @@ void Moe::dispatch_backward(Context& ctx, const Saved& s, const TensorView& dz_T
   if (has_shared()) shared_.backward_input(ctx, s.shared, s.dout_TD, dz_TD, /*accumulate=*/true);
 }
 
-void Moe::route_backward(Context& ctx, const TensorView& z_TD, const Saved& s, const BalanceTerm& balance,
-                         const MoeParameters& g, const TensorView& dz_TD) const {
+void Moe::route_backward(Context& ctx, const TensorView& z_TD, const Saved& s,
+                         const BalanceTerm& balance, const MoeParameters& g,
+                         const TensorView& dz_TD) const {
   Scratch& scratch = ctx.scratch();
   Scratch::Mark mark(scratch);
   TensorView dweight_TA = scratch.allocate(policy_.small, s.weight_TA.shape, "moe.dweight_TA");
@@ -136,8 +175,12 @@ void Moe::route_backward(Context& ctx, const TensorView& z_TD, const Saved& s, c
   if (balance.weight != 0) {
     dscores_TE = scratch.allocate(policy_.small, s.scores_TE.shape, "moe.dscores_TE");
     fill_zero(ctx, dscores_TE);
-    balance_loss(ctx, {.scores_TE = s.scores_TE, .idx_TA = s.routed.idx_TA, .from_routing = balance.from_routing,
-                       .span_tokens = balance.span_tokens, .weight = balance.weight, .dscores_TE = dscores_TE});
+    balance_loss(ctx, {.scores_TE = s.scores_TE,
+                       .idx_TA = s.routed.idx_TA,
+                       .from_routing = balance.from_routing,
+                       .span_tokens = balance.span_tokens,
+                       .weight = balance.weight,
+                       .dscores_TE = dscores_TE});
   }
   TensorView dlogits_TE = scratch.allocate(policy_.small, s.scores_TE.shape, "moe.dlogits_TE");
   router_backward(ctx, {.scores_TE = s.scores_TE,
@@ -155,15 +198,36 @@ void Moe::route_backward(Context& ctx, const TensorView& z_TD, const Saved& s, c
     z_wide = scratch.allocate(policy_.small, z_TD.shape, "moe.z_wide_TD");
     cast(ctx, z_TD, z_wide);
   }
-  gemm(ctx, {.layout = GemmLayout::kTn, .a = dlogits_TE, .b = z_wide, .c = g.router_ED, .accumulate = true});
-  gemm(ctx, {.layout = GemmLayout::kNn, .a = dlogits_TE, .b = w_.router_ED, .c = dz_TD, .accumulate = true});
+  gemm(ctx, {.layout = GemmLayout::kTn,
+             .a = dlogits_TE,
+             .b = z_wide,
+             .c = g.router_ED,
+             .accumulate = true});
+  gemm(ctx, {.layout = GemmLayout::kNn,
+             .a = dlogits_TE,
+             .b = w_.router_ED,
+             .c = dz_TD,
+             .accumulate = true});
 }
 
-void Moe::experts_backward_weight(Context& ctx, const TensorView& z_TD, const Saved& s, const MoeParameters& g) const {
+void Moe::experts_backward_weight(Context& ctx, const TensorView& z_TD, const Saved& s,
+                                  const MoeParameters& g) const {
   const int64_t* offsets = s.routed.offsets.as<int64_t>();
   const int64_t E = config_.n_routed_experts;
-  grouped_gemm(ctx, {.layout = GemmLayout::kTn, .a = s.y_UD, .b = s.h_UF, .c = g.w2_EDF, .offsets = offsets, .num_experts = E, .accumulate = true});
-  grouped_gemm(ctx, {.layout = GemmLayout::kTn, .a = s.gate_up_UX, .b = s.x_UD, .c = g.w1_EXD, .offsets = offsets, .num_experts = E, .accumulate = true});
+  grouped_gemm(ctx, {.layout = GemmLayout::kTn,
+                     .a = s.y_UD,
+                     .b = s.h_UF,
+                     .c = g.w2_EDF,
+                     .offsets = offsets,
+                     .num_experts = E,
+                     .accumulate = true});
+  grouped_gemm(ctx, {.layout = GemmLayout::kTn,
+                     .a = s.gate_up_UX,
+                     .b = s.x_UD,
+                     .c = g.w1_EXD,
+                     .offsets = offsets,
+                     .num_experts = E,
+                     .accumulate = true});
   if (has_shared()) shared_.backward_weight(ctx, z_TD, s.shared, s.dout_TD, g.shared);
 }
 
@@ -172,8 +236,12 @@ void Moe::count_experts(const Saved& s, int64_t* counts_E) const {
   for (int64_t e = 0; e < config_.n_routed_experts; ++e) counts_E[e] += offsets[e + 1] - offsets[e];
 }
 
-double Moe::balance_loss_value(Context& ctx, const Saved& s, int64_t span_tokens, bool from_routing) const {
-  return balance_loss(ctx, {.scores_TE = s.scores_TE, .idx_TA = s.routed.idx_TA, .from_routing = from_routing, .span_tokens = span_tokens});
+double Moe::balance_loss_value(Context& ctx, const Saved& s, int64_t span_tokens,
+                               bool from_routing) const {
+  return balance_loss(ctx, {.scores_TE = s.scores_TE,
+                            .idx_TA = s.routed.idx_TA,
+                            .from_routing = from_routing,
+                            .span_tokens = span_tokens});
 }
 
 }  // namespace fathom

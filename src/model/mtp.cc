@@ -2,7 +2,8 @@
 
 namespace fathom {
 
-MtpParameters MtpParameters::of(const ParameterSet& set, const ModelConfig& config, int64_t module_idx) {
+MtpParameters MtpParameters::of(const ParameterSet& set, const ModelConfig& config,
+                                int64_t module_idx) {
   const int64_t layer_idx = config.num_hidden_layers + module_idx;
   const std::string layer = fmt::format("model.layers.{}.", layer_idx);
   return {.enorm_D = set[layer + "enorm.weight"],
@@ -12,8 +13,12 @@ MtpParameters MtpParameters::of(const ParameterSet& set, const ModelConfig& conf
           .block = BlockParameters::of(set, config, layer_idx)};
 }
 
-MtpModule::MtpModule(const ModelConfig& config, const Policy& policy, int64_t module_idx, const MtpParameters& weights)
-    : config_(config), policy_(policy), w_(weights), block_(config, policy, config.num_hidden_layers + module_idx, weights.block) {}
+MtpModule::MtpModule(const ModelConfig& config, const Policy& policy, int64_t module_idx,
+                     const MtpParameters& weights)
+    : config_(config),
+      policy_(policy),
+      w_(weights),
+      block_(config, policy, config.num_hidden_layers + module_idx, weights.block) {}
 
 MtpModule::Saved MtpModule::allocate_saved(Arena& arena, int64_t max_tokens) const {
   const Shape column{max_tokens}, wide{max_tokens, config_.hidden_size};
@@ -33,11 +38,15 @@ MtpModule::Saved MtpModule::allocate_saved(Arena& arena, int64_t max_tokens) con
 }
 
 void MtpModule::join_forward(Context& ctx, const RowLayout& rows, const TensorView& embedding_VD,
-                             const int32_t* next_tokens_T, const TensorView& previous_TD, int64_t previous_row_tokens,
-                             const Saved& s) const {
+                             const int32_t* next_tokens_T, const TensorView& previous_TD,
+                             int64_t previous_row_tokens, const Saved& s) const {
   const int64_t D = config_.hidden_size;
   embedding_forward(ctx, embedding_VD, next_tokens_T, s.e_TD);
-  rms_norm_forward(ctx, {.x_TD = s.e_TD, .w_D = w_.enorm_D, .eps = config_.rms_norm_eps, .y_TD = s.cat_TX.columns(0, D), .rstd_T = s.e_rstd_T});
+  rms_norm_forward(ctx, {.x_TD = s.e_TD,
+                         .w_D = w_.enorm_D,
+                         .eps = config_.rms_norm_eps,
+                         .y_TD = s.cat_TX.columns(0, D),
+                         .rstd_T = s.e_rstd_T});
   for (int64_t b = 0; b < rows.num_rows; ++b) {
     const int64_t begin = b * rows.row_tokens;
     rms_norm_forward(ctx, {.x_TD = previous_TD.rows(b * previous_row_tokens, rows.row_tokens),
@@ -50,16 +59,28 @@ void MtpModule::join_forward(Context& ctx, const RowLayout& rows, const TensorVi
 }
 
 void MtpModule::head_norm_forward(Context& ctx, const Saved& s) const {
-  rms_norm_forward(ctx, {.x_TD = s.z_TD, .w_D = w_.head_norm_D, .eps = config_.rms_norm_eps, .y_TD = s.hidden_TD, .rstd_T = s.z_rstd_T});
+  rms_norm_forward(ctx, {.x_TD = s.z_TD,
+                         .w_D = w_.head_norm_D,
+                         .eps = config_.rms_norm_eps,
+                         .y_TD = s.hidden_TD,
+                         .rstd_T = s.z_rstd_T});
 }
 
-void MtpModule::head_norm_backward(Context& ctx, const Saved& s, const TensorView& dhidden_TD, const MtpParameters& g) const {
-  rms_norm_backward(ctx, {.x_TD = s.z_TD, .w_D = w_.head_norm_D, .rstd_T = s.z_rstd_T, .dy_TD = dhidden_TD, .dx_TD = s.dz_TD, .dw_D = g.head_norm_D});
+void MtpModule::head_norm_backward(Context& ctx, const Saved& s, const TensorView& dhidden_TD,
+                                   const MtpParameters& g) const {
+  rms_norm_backward(ctx, {.x_TD = s.z_TD,
+                          .w_D = w_.head_norm_D,
+                          .rstd_T = s.z_rstd_T,
+                          .dy_TD = dhidden_TD,
+                          .dx_TD = s.dz_TD,
+                          .dw_D = g.head_norm_D});
 }
 
-void MtpModule::join_backward(Context& ctx, const RowLayout& rows, const TensorView& dx_TD, const int32_t* next_tokens_T,
-                              const TensorView& previous_TD, int64_t previous_row_tokens, const Saved& s,
-                              const MtpParameters& g, const TensorView& dembedding_VD, const TensorView& dprevious_TD) const {
+void MtpModule::join_backward(Context& ctx, const RowLayout& rows, const TensorView& dx_TD,
+                              const int32_t* next_tokens_T, const TensorView& previous_TD,
+                              int64_t previous_row_tokens, const Saved& s, const MtpParameters& g,
+                              const TensorView& dembedding_VD,
+                              const TensorView& dprevious_TD) const {
   const int64_t D = config_.hidden_size;
   Scratch& scratch = ctx.scratch();
   Scratch::Mark mark(scratch);
@@ -77,12 +98,21 @@ void MtpModule::join_backward(Context& ctx, const RowLayout& rows, const TensorV
                             .dw_D = g.hnorm_D});
   }
   TensorView de_TD = scratch.allocate(policy_.residual, s.e_TD.shape, "mtp.de_TD");
-  rms_norm_backward(ctx, {.x_TD = s.e_TD, .w_D = w_.enorm_D, .rstd_T = s.e_rstd_T, .dy_TD = dcat_TX.columns(0, D), .dx_TD = de_TD, .dw_D = g.enorm_D});
+  rms_norm_backward(ctx, {.x_TD = s.e_TD,
+                          .w_D = w_.enorm_D,
+                          .rstd_T = s.e_rstd_T,
+                          .dy_TD = dcat_TX.columns(0, D),
+                          .dx_TD = de_TD,
+                          .dw_D = g.enorm_D});
   embedding_backward(ctx, de_TD, next_tokens_T, dembedding_VD);
 }
 
 void MtpModule::join_backward_weight(Context& ctx, const Saved& s, const MtpParameters& g) const {
-  gemm(ctx, {.layout = GemmLayout::kTn, .a = s.dx_TD, .b = s.cat_TX, .c = g.eh_proj_DX, .accumulate = true});
+  gemm(ctx, {.layout = GemmLayout::kTn,
+             .a = s.dx_TD,
+             .b = s.cat_TX,
+             .c = g.eh_proj_DX,
+             .accumulate = true});
 }
 
 }  // namespace fathom

@@ -11,14 +11,20 @@ class SpecBuilder {
   explicit SpecBuilder(const ModelConfig& config) : config_(config) {}
 
   void add(std::string name, Shape shape, ParameterKind kind, bool packed = false) {
-    ParameterSpec spec{.name = std::move(name), .shape = shape, .kind = kind, .layer_idx = layer_idx_, .packed = packed};
+    ParameterSpec spec{.name = std::move(name),
+                       .shape = shape,
+                       .kind = kind,
+                       .layer_idx = layer_idx_,
+                       .packed = packed};
     specs_.push_back(std::move(spec));
   }
   void linear(const std::string& name, int64_t out, int64_t in, bool packed = false) {
     add(name, Shape{out, in}, ParameterKind::kMatrix, packed);
     specs_.back().fp8_in_published = true;
   }
-  void norm(const std::string& name, int64_t width) { add(name, Shape{width}, ParameterKind::kNorm); }
+  void norm(const std::string& name, int64_t width) {
+    add(name, Shape{width}, ParameterKind::kNorm);
+  }
 
   void layer(int64_t layer_idx, bool moe) {
     layer_idx_ = layer_idx;
@@ -32,15 +38,16 @@ class SpecBuilder {
     layer_idx_ = -1;
   }
 
-  // Module k (1-based): the norms and the projection that join hidden state and next embedding, then a
-  // layer of the ordinary kind, then the norm before the shared head.
+  // Module k (1-based): the norms and the projection that join hidden state and next embedding,
+  // then a layer of the ordinary kind, then the norm before the shared head.
   void mtp_module(int64_t k) {
     const int64_t index = config_.num_hidden_layers + k - 1;
     layer_idx_ = index;
     const std::string prefix = fmt::format("model.layers.{}.", index);
     norm(prefix + "enorm.weight", config_.hidden_size);
     norm(prefix + "hnorm.weight", config_.hidden_size);
-    add(prefix + "eh_proj.weight", Shape{config_.hidden_size, 2 * config_.hidden_size}, ParameterKind::kMatrix);
+    add(prefix + "eh_proj.weight", Shape{config_.hidden_size, 2 * config_.hidden_size},
+        ParameterKind::kMatrix);
     layer(index, config_.is_moe_layer(index));
     layer_idx_ = index;
     norm(prefix + "shared_head.norm.weight", config_.hidden_size);
@@ -67,7 +74,8 @@ class SpecBuilder {
       linear(a + "kv_a_proj_with_mqa.weight", kv_width, c.hidden_size, /*packed=*/true);
     }
     norm(a + "kv_a_layernorm.weight", c.kv_lora_rank);
-    linear(a + "kv_b_proj.weight", c.num_attention_heads * (c.qk_nope_head_dim + c.v_head_dim), c.kv_lora_rank);
+    linear(a + "kv_b_proj.weight", c.num_attention_heads * (c.qk_nope_head_dim + c.v_head_dim),
+           c.kv_lora_rank);
     linear(a + "o_proj.weight", c.hidden_size, c.num_attention_heads * c.v_head_dim);
     norm(prefix + "post_attention_layernorm.weight", c.hidden_size);
   }
@@ -82,7 +90,8 @@ class SpecBuilder {
     const ModelConfig& c = config_;
     add(prefix + "gate.weight", Shape{c.n_routed_experts, c.hidden_size}, ParameterKind::kRouter);
     if (c.has_router_bias()) {
-      add(prefix + "gate.e_score_correction_bias", Shape{c.n_routed_experts}, ParameterKind::kRouterBias);
+      add(prefix + "gate.e_score_correction_bias", Shape{c.n_routed_experts},
+          ParameterKind::kRouterBias);
     }
     const auto expert = [&](int64_t e, const char* name, int64_t out, int64_t in, bool packed) {
       linear(fmt::format("{}experts.{}.{}.weight", prefix, e, name), out, in, packed);
@@ -109,11 +118,13 @@ class SpecBuilder {
 
 std::vector<ParameterSpec> parameter_specs(const ModelConfig& config) {
   SpecBuilder builder(config);
-  builder.add("model.embed_tokens.weight", Shape{config.vocab_size, config.hidden_size}, ParameterKind::kEmbedding);
+  builder.add("model.embed_tokens.weight", Shape{config.vocab_size, config.hidden_size},
+              ParameterKind::kEmbedding);
   for (int64_t i = 0; i < config.num_hidden_layers; ++i) builder.layer(i, config.is_moe_layer(i));
   builder.norm("model.norm.weight", config.hidden_size);
   if (!config.tie_word_embeddings) {
-    builder.add("lm_head.weight", Shape{config.vocab_size, config.hidden_size}, ParameterKind::kEmbedding);
+    builder.add("lm_head.weight", Shape{config.vocab_size, config.hidden_size},
+                ParameterKind::kEmbedding);
   }
   for (int64_t k = 1; k <= config.num_nextn_predict_layers; ++k) builder.mtp_module(k);
   return builder.take();
@@ -146,7 +157,8 @@ ParameterCount count_parameters(const ModelConfig& config) {
   const int64_t embedding = config.vocab_size * config.hidden_size;
   count.mtp_stored = count.mtp_unique + 2 * config.num_nextn_predict_layers * embedding;
   count.active = count.main_model - inactive;
-  count.active_without_embedding = config.tie_word_embeddings ? count.active : count.active - embedding;
+  count.active_without_embedding =
+      config.tie_word_embeddings ? count.active : count.active - embedding;
   count.active_without_both = count.active_without_embedding - embedding;
   return count;
 }
@@ -157,7 +169,8 @@ ParameterSet::ParameterSet(const std::string& arena_name, const std::vector<Para
       arena_(measured_arena(arena_name, [&](Arena& arena) {
         views_.clear();
         for (const ParameterSpec& spec : *specs_) {
-          views_.push_back(arena.allocate(dtypes.of(spec.kind), spec.shape, spec.name.c_str(), spec.packed));
+          views_.push_back(
+              arena.allocate(dtypes.of(spec.kind), spec.shape, spec.name.c_str(), spec.packed));
         }
       })) {
   for (size_t i = 0; i < specs_->size(); ++i) {
@@ -181,14 +194,15 @@ TensorView ParameterSet::fused_rows(const std::string& first_name, int64_t count
     const TensorView& next = views_[static_cast<size_t>(i)];
     const std::byte* expected = static_cast<const std::byte*>(fused.data) +
                                 num_rows * fused.dim(1) * dtype_bytes(fused.dtype);
-    FATHOM_CHECK(next.dim(1) == fused.dim(1) && next.data == expected, "'{}' does not follow '{}' in memory",
-                 next.name, first_name);
+    FATHOM_CHECK(next.dim(1) == fused.dim(1) && next.data == expected,
+                 "'{}' does not follow '{}' in memory", next.name, first_name);
     num_rows += next.dim(0);
   }
   return TensorView(fused.data, fused.dtype, Shape{num_rows, fused.dim(1)}, fused.name);
 }
 
-TensorView ParameterSet::stacked(const std::string& first_name, int64_t count, int64_t groups) const {
+TensorView ParameterSet::stacked(const std::string& first_name, int64_t count,
+                                 int64_t groups) const {
   const TensorView fused = fused_rows(first_name, count);
   return fused.reshaped(Shape{groups, fused.dim(0) / groups, fused.dim(1)});
 }

@@ -30,8 +30,8 @@ struct ParameterSpec {
   std::string name;
   Shape shape;
   ParameterKind kind = ParameterKind::kMatrix;
-  int64_t layer_idx = -1;   // -1: outside the layers
-  int64_t expert_idx = -1;  // routed experts only
+  int64_t layer_idx = -1;         // -1: outside the layers
+  int64_t expert_idx = -1;        // routed experts only
   bool fp8_in_published = false;  // a Linear that DeepSeek publishes in FP8 (SPEC C.2)
   bool packed = false;            // directly behind the previous tensor in memory
 };
@@ -47,19 +47,19 @@ std::vector<ParameterSpec> parameter_specs(const ModelConfig& config);
 std::vector<ParameterAlias> parameter_aliases(const ModelConfig& config);
 
 struct ParameterCount {
-  int64_t main_model = 0;            // without MTP modules
-  int64_t mtp_unique = 0;            // MTP modules without their copies of embedding and head
-  int64_t mtp_stored = 0;            // with them
-  int64_t active = 0;                // per token: main model, with embedding and head
-  int64_t active_without_embedding = 0;   // with head only
+  int64_t main_model = 0;                // without MTP modules
+  int64_t mtp_unique = 0;                // MTP modules without their copies of embedding and head
+  int64_t mtp_stored = 0;                // with them
+  int64_t active = 0;                    // per token: main model, with embedding and head
+  int64_t active_without_embedding = 0;  // with head only
   int64_t active_without_both = 0;
 };
 ParameterCount count_parameters(const ModelConfig& config);
 
 // Which dtype each kind of parameter has in one copy.
 struct ParameterDtypes {
-  DType matrix = DType::kF32;     // matrices, embedding, head
-  DType small = DType::kF32;      // norms, router, router bias
+  DType matrix = DType::kF32;  // matrices, embedding, head
+  DType small = DType::kF32;   // norms, router, router bias
   DType of(ParameterKind kind) const {
     return kind == ParameterKind::kMatrix || kind == ParameterKind::kEmbedding ? matrix : small;
   }
@@ -67,7 +67,8 @@ struct ParameterDtypes {
 
 class ParameterSet {
  public:
-  ParameterSet(const std::string& arena_name, const std::vector<ParameterSpec>& specs, ParameterDtypes dtypes);
+  ParameterSet(const std::string& arena_name, const std::vector<ParameterSpec>& specs,
+               ParameterDtypes dtypes);
 
   int64_t size() const { return static_cast<int64_t>(views_.size()); }
   const ParameterSpec& spec(int64_t i) const { return (*specs_)[static_cast<size_t>(i)]; }

@@ -12,20 +12,22 @@ namespace fathom {
 
 struct Policy {
   const char* name = "bf16";
-  DType weights = DType::kBF16;      // matrices, embedding and head, as the products read them
-  DType small = DType::kF32;         // norm weights, router and its bias; also scores and losses
-  DType activations = DType::kBF16;  // operands and results of the products
-  DType residual = DType::kF32;      // the residual stream
-  DType gradients = DType::kF32;     // of weights, accumulated
-  DType latent_cache = DType::kBF16; // inference
+  DType weights = DType::kBF16;       // matrices, embedding and head, as the products read them
+  DType small = DType::kF32;          // norm weights, router and its bias; also scores and losses
+  DType activations = DType::kBF16;   // operands and results of the products
+  DType residual = DType::kF32;       // the residual stream
+  DType gradients = DType::kF32;      // of weights, accumulated
+  DType latent_cache = DType::kBF16;  // inference
 
   ParameterDtypes weight_dtypes() const { return {weights, small}; }
   ParameterDtypes gradient_dtypes() const { return {gradients, gradients}; }
 };
 
 inline constexpr Policy kPolicyBf16{};
-inline constexpr Policy kPolicyFp32{"fp32", DType::kF32, DType::kF32, DType::kF32, DType::kF32, DType::kF32, DType::kF32};
-inline constexpr Policy kPolicyFp64{"fp64", DType::kF64, DType::kF64, DType::kF64, DType::kF64, DType::kF64, DType::kF64};
+inline constexpr Policy kPolicyFp32{"fp32",      DType::kF32, DType::kF32, DType::kF32,
+                                    DType::kF32, DType::kF32, DType::kF32};
+inline constexpr Policy kPolicyFp64{"fp64",      DType::kF64, DType::kF64, DType::kF64,
+                                    DType::kF64, DType::kF64, DType::kF64};
 
 inline const Policy& policy_by_name(std::string_view name) {
   for (const Policy* policy : {&kPolicyBf16, &kPolicyFp32, &kPolicyFp64}) {

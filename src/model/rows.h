@@ -11,9 +11,9 @@ namespace fathom {
 struct RowLayout {
   int64_t num_rows = 0;
   int64_t row_tokens = 0;
-  const int32_t* positions_T = nullptr;   // rope positions
-  const int32_t* first_key_T = nullptr;   // first visible position of the own row; null = 0
-  TensorView cos_sin_SR;                  // the rotation table
+  const int32_t* positions_T = nullptr;  // rope positions
+  const int32_t* first_key_T = nullptr;  // first visible position of the own row; null = 0
+  TensorView cos_sin_SR;                 // the rotation table
 
   int64_t num_tokens() const { return num_rows * row_tokens; }
 };

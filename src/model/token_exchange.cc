@@ -12,26 +12,31 @@ class LocalTokenExchange final : public TokenExchange {
                         .token_U = rows.token_U,
                         .position_TA = rows.position_TA});
   }
-  void dispatch(Context& ctx, const TensorView& x_TD, const RoutedRows& rows, const TensorView& x_UD) const override {
+  void dispatch(Context& ctx, const TensorView& x_TD, const RoutedRows& rows,
+                const TensorView& x_UD) const override {
     gather_rows(ctx, x_TD, rows.token_U, x_UD);
   }
   void combine(Context& ctx, const TensorView& x_UD, const RoutedRows& rows, const TensorView& y_TD,
                bool accumulate) const override {
     combine_rows(ctx, x_UD, rows.position_TA, y_TD, accumulate);
   }
-  void dispatch_values(Context& ctx, const TensorView& v_TA, const RoutedRows& rows, const TensorView& v_U) const override {
+  void dispatch_values(Context& ctx, const TensorView& v_TA, const RoutedRows& rows,
+                       const TensorView& v_U) const override {
     (void)ctx;
     move_values(v_TA, rows, v_U, /*to_dispatch_order=*/true);
   }
-  void combine_values(Context& ctx, const TensorView& v_U, const RoutedRows& rows, const TensorView& v_TA) const override {
+  void combine_values(Context& ctx, const TensorView& v_U, const RoutedRows& rows,
+                      const TensorView& v_TA) const override {
     (void)ctx;
     move_values(v_TA, rows, v_U, /*to_dispatch_order=*/false);
   }
 
  private:
   // A few bytes per token: not worth a kernel.
-  static void move_values(const TensorView& v_TA, const RoutedRows& rows, const TensorView& v_U, bool to_dispatch_order) {
-    FATHOM_CHECK(v_TA.dtype == v_U.dtype && v_TA.contiguous() && v_U.contiguous(), "{} and {}", to_string(v_TA), to_string(v_U));
+  static void move_values(const TensorView& v_TA, const RoutedRows& rows, const TensorView& v_U,
+                          bool to_dispatch_order) {
+    FATHOM_CHECK(v_TA.dtype == v_U.dtype && v_TA.contiguous() && v_U.contiguous(), "{} and {}",
+                 to_string(v_TA), to_string(v_U));
     const int32_t* position = rows.position_TA.as<int32_t>();
     const int64_t count = rows.position_TA.num_elements();
     const auto move = [&](auto* by_token, auto* by_row) {

@@ -8,10 +8,12 @@ namespace fathom {
 namespace {
 
 // Positions of a row that depth k can run on: token i+k must be there.
-int64_t depth_tokens(const TokenBatch& batch, int64_t k) { return std::min(batch.context, batch.row_length - k); }
+int64_t depth_tokens(const TokenBatch& batch, int64_t k) {
+  return std::min(batch.context, batch.row_length - k);
+}
 
-// The label of depth k at position i of row b, or -1 where nothing counts: beyond the row, masked, or in
-// another document when documents are masked.
+// The label of depth k at position i of row b, or -1 where nothing counts: beyond the row, masked,
+// or in another document when documents are masked.
 int32_t label_at(const TokenBatch& batch, int64_t k, int64_t b, int64_t i) {
   const int64_t target = i + 1 + k;
   if (target >= batch.row_length) return -1;
@@ -29,7 +31,8 @@ LossSums count_labels(const ModelConfig& config, const TokenBatch& batch) {
   for (int64_t k = 0; k <= config.num_nextn_predict_layers; ++k) {
     int64_t count = 0;
     for (int64_t b = 0; b < batch.num_rows; ++b) {
-      for (int64_t i = 0; i < depth_tokens(batch, k); ++i) count += label_at(batch, k, b, i) >= 0 ? 1 : 0;
+      for (int64_t i = 0; i < depth_tokens(batch, k); ++i)
+        count += label_at(batch, k, b, i) >= 0 ? 1 : 0;
     }
     (k == 0 ? sums.num_main : sums.num_mtp[k - 1]) = count;
   }
@@ -77,12 +80,14 @@ void TrainingPass::allocate(Arena& arena) {
   x_now_ = x_;
 }
 
-// Lays out this batch: token ids, positions and labels of every depth, and the saved tensors narrowed
-// to its size.
+// Lays out this batch: token ids, positions and labels of every depth, and the saved tensors
+// narrowed to its size.
 void TrainingPass::prepare(Context& ctx, const TokenBatch& batch) {
   (void)ctx;
-  FATHOM_CHECK(batch.num_rows >= 1 && batch.num_rows <= max_rows_, "{} rows, at most {}", batch.num_rows, max_rows_);
-  FATHOM_CHECK(batch.context >= 1 && batch.context <= max_context_, "context {}, at most {}", batch.context, max_context_);
+  FATHOM_CHECK(batch.num_rows >= 1 && batch.num_rows <= max_rows_, "{} rows, at most {}",
+               batch.num_rows, max_rows_);
+  FATHOM_CHECK(batch.context >= 1 && batch.context <= max_context_, "context {}, at most {}",
+               batch.context, max_context_);
   FATHOM_CHECK_GE(batch.row_length, batch.context);
   const int64_t V = model_.config().vocab_size;
   for (int64_t k = 0; k <= depth(); ++k) {
@@ -99,7 +104,8 @@ void TrainingPass::prepare(Context& ctx, const TokenBatch& batch) {
         next[t] = batch.tokens[b * batch.row_length + i + k];
         FATHOM_CHECK(next[t] >= 0 && next[t] < V, "token id {} in a vocabulary of {}", next[t], V);
         labels[t] = label_at(batch, k, b, i);
-        positions[t] = batch.positions != nullptr ? batch.positions[source] : static_cast<int32_t>(i);
+        positions[t] =
+            batch.positions != nullptr ? batch.positions[source] : static_cast<int32_t>(i);
         first_key[t] = batch.first_key != nullptr ? batch.first_key[source] : 0;
       }
     }
@@ -110,12 +116,14 @@ void TrainingPass::prepare(Context& ctx, const TokenBatch& batch) {
               .cos_sin_SR = model_.cos_sin_SR()};
     if (k > 0) {
       d.module_now = first_rows(d.module, d.rows.num_tokens());
-      d.block_now = model_.mtp_modules()[static_cast<size_t>(k - 1)].block().narrow(d.block, d.rows.num_tokens());
+      d.block_now = model_.mtp_modules()[static_cast<size_t>(k - 1)].block().narrow(
+          d.block, d.rows.num_tokens());
     }
   }
   const int64_t T = batch.num_rows * batch.context;
   for (size_t i = 0; i < x_.size(); ++i) x_now_[i] = x_[i].rows(0, T);
-  for (size_t i = 0; i < blocks_.size(); ++i) blocks_now_[i] = model_.blocks()[i].narrow(blocks_[i], T);
+  for (size_t i = 0; i < blocks_.size(); ++i)
+    blocks_now_[i] = model_.blocks()[i].narrow(blocks_[i], T);
   rstd_now_ = rstd_T_.rows(0, T);
   hidden_now_ = hidden_TD_.rows(0, T);
   dhidden_now_ = dhidden_TD_.rows(0, T);
@@ -128,10 +136,12 @@ BalanceTerm TrainingPass::balance_term(const LossScales& scales, const RowLayout
           .from_routing = scales.balance_from_routing};
 }
 
-void TrainingPass::observe_block(Context& ctx, const Block& block, const Block::Saved& saved, const RowLayout& rows,
-                                 const LossScales& scales, LossSums& sums, int64_t* expert_counts) const {
+void TrainingPass::observe_block(Context& ctx, const Block& block, const Block::Saved& saved,
+                                 const RowLayout& rows, const LossScales& scales, LossSums& sums,
+                                 int64_t* expert_counts) const {
   const BalanceTerm term = balance_term(scales, rows);
-  sums.balance += block.moe().balance_loss_value(ctx, saved.moe, term.span_tokens, term.from_routing);
+  sums.balance +=
+      block.moe().balance_loss_value(ctx, saved.moe, term.span_tokens, term.from_routing);
   if (expert_counts != nullptr) block.moe().count_experts(saved.moe, expert_counts);
 }
 
@@ -145,7 +155,8 @@ TensorView TrainingPass::previous_gradient(int64_t k) const {
   return model_.config().mtp_hidden == MtpHidden::kPostNorm ? dhidden_now_ : dx_now_;
 }
 
-void TrainingPass::forward_main(Context& ctx, const LossScales& scales, LossSums& sums, int64_t* expert_counts) {
+void TrainingPass::forward_main(Context& ctx, const LossScales& scales, LossSums& sums,
+                                int64_t* expert_counts) {
   const ModelParameters& w = model_.parameters();
   const Depth& main = depths_[0];
   embedding_forward(ctx, w.embedding_VD, main.next_tokens.as<int32_t>(), x_now_[0]);
@@ -157,39 +168,52 @@ void TrainingPass::forward_main(Context& ctx, const LossScales& scales, LossSums
     observe_block(ctx, block, blocks_now_[i], main.rows, scales, sums, expert_counts);
     if (expert_counts != nullptr) expert_counts += model_.config().n_routed_experts;
   }
-  rms_norm_forward(ctx, {.x_TD = x_now_.back(), .w_D = w.final_norm_D, .eps = model_.config().rms_norm_eps, .y_TD = hidden_now_, .rstd_T = rstd_now_});
+  rms_norm_forward(ctx, {.x_TD = x_now_.back(),
+                         .w_D = w.final_norm_D,
+                         .eps = model_.config().rms_norm_eps,
+                         .y_TD = hidden_now_,
+                         .rstd_T = rstd_now_});
   ctx.observe("hidden", -1, hidden_now_);
 }
 
-void TrainingPass::forward_mtp(Context& ctx, int64_t k, const LossScales& scales, LossSums& sums, int64_t* expert_counts) {
+void TrainingPass::forward_mtp(Context& ctx, int64_t k, const LossScales& scales, LossSums& sums,
+                               int64_t* expert_counts) {
   const MtpModule& module = model_.mtp_modules()[static_cast<size_t>(k - 1)];
   const Depth& d = depths_[static_cast<size_t>(k)];
   const Depth& previous = depths_[static_cast<size_t>(k - 1)];
-  module.join_forward(ctx, d.rows, model_.parameters().embedding_VD, d.next_tokens.as<int32_t>(), previous_hidden(k),
-                      previous.rows.row_tokens, d.module_now);
+  module.join_forward(ctx, d.rows, model_.parameters().embedding_VD, d.next_tokens.as<int32_t>(),
+                      previous_hidden(k), previous.rows.row_tokens, d.module_now);
   module.block().forward(ctx, d.rows, d.module_now.x_TD, d.block_now, d.module_now.z_TD);
-  if (module.block().is_moe()) observe_block(ctx, module.block(), d.block_now, d.rows, scales, sums, expert_counts);
+  if (module.block().is_moe())
+    observe_block(ctx, module.block(), d.block_now, d.rows, scales, sums, expert_counts);
   module.head_norm_forward(ctx, d.module_now);
 }
 
 // The MoE layers of the MTP modules count behind the main model's.
-static int64_t* mtp_counts(const ModelConfig& config, const Model& model, int64_t k, int64_t* expert_counts) {
+static int64_t* mtp_counts(const ModelConfig& config, const Model& model, int64_t k,
+                           int64_t* expert_counts) {
   if (expert_counts == nullptr) return nullptr;
   int64_t before = k - 1;
   for (const Block& block : model.blocks()) before += block.is_moe() ? 1 : 0;
   return expert_counts + before * config.n_routed_experts;
 }
 
-LossSums TrainingPass::forward(Context& ctx, const TokenBatch& batch, const LossScales& scales, int64_t* expert_counts) {
+LossSums TrainingPass::forward(Context& ctx, const TokenBatch& batch, const LossScales& scales,
+                               int64_t* expert_counts) {
   prepare(ctx, batch);
   LossSums sums = count_labels(model_.config(), batch);
   forward_main(ctx, scales, sums, expert_counts);
   const TensorView head_VD = model_.parameters().head_VD;
-  sums.main = head_loss(ctx, model_.policy(), {.hidden_TD = hidden_now_, .head_VD = head_VD, .labels_T = depths_[0].labels.as<int32_t>()});
+  sums.main = head_loss(
+      ctx, model_.policy(),
+      {.hidden_TD = hidden_now_, .head_VD = head_VD, .labels_T = depths_[0].labels.as<int32_t>()});
   for (int64_t k = 1; k <= depth(); ++k) {
     const Depth& d = depths_[static_cast<size_t>(k)];
     forward_mtp(ctx, k, scales, sums, mtp_counts(model_.config(), model_, k, expert_counts));
-    sums.mtp[k - 1] = head_loss(ctx, model_.policy(), {.hidden_TD = d.module_now.hidden_TD, .head_VD = head_VD, .labels_T = d.labels.as<int32_t>()});
+    sums.mtp[k - 1] = head_loss(ctx, model_.policy(),
+                                {.hidden_TD = d.module_now.hidden_TD,
+                                 .head_VD = head_VD,
+                                 .labels_T = d.labels.as<int32_t>()});
   }
   return sums;
 }
@@ -203,7 +227,8 @@ void TrainingPass::logits(Context& ctx, const TokenBatch& batch, const TensorVie
   head_logits(ctx, hidden_now_, head_VD, logits_TV);
   for (int64_t k = 1; k <= static_cast<int64_t>(mtp_logits.size()); ++k) {
     forward_mtp(ctx, k, {}, unused, nullptr);
-    head_logits(ctx, depths_[static_cast<size_t>(k)].module_now.hidden_TD, head_VD, mtp_logits[static_cast<size_t>(k - 1)]);
+    head_logits(ctx, depths_[static_cast<size_t>(k)].module_now.hidden_TD, head_VD,
+                mtp_logits[static_cast<size_t>(k - 1)]);
   }
 }
 
@@ -215,8 +240,9 @@ const ModelParameters& TrainingPass::gradient_views(ParameterSet& gradients) {
   return gradient_views_;
 }
 
-LossSums TrainingPass::forward_backward(Context& ctx, const TokenBatch& batch, const LossScales& scales,
-                                        ParameterSet& gradients, int64_t* expert_counts) {
+LossSums TrainingPass::forward_backward(Context& ctx, const TokenBatch& batch,
+                                        const LossScales& scales, ParameterSet& gradients,
+                                        int64_t* expert_counts) {
   g_ = &gradient_views(gradients);
   prepare(ctx, batch);
   LossSums sums = count_labels(model_.config(), batch);
@@ -224,8 +250,13 @@ LossSums TrainingPass::forward_backward(Context& ctx, const TokenBatch& batch, c
   const TensorView head_VD = model_.parameters().head_VD;
 
   forward_main(ctx, scales, sums, expert_counts);
-  sums.main = head_loss(ctx, policy, {.hidden_TD = hidden_now_, .head_VD = head_VD, .labels_T = depths_[0].labels.as<int32_t>(),
-                                      .scale = scales.main, .dhidden_TD = dhidden_now_, .dhead_VD = g_->head_VD});
+  sums.main = head_loss(ctx, policy,
+                        {.hidden_TD = hidden_now_,
+                         .head_VD = head_VD,
+                         .labels_T = depths_[0].labels.as<int32_t>(),
+                         .scale = scales.main,
+                         .dhidden_TD = dhidden_now_,
+                         .dhead_VD = g_->head_VD});
   if (scales.main == 0) fill_zero(ctx, dhidden_now_);
   // The gradient that a pre-norm MTP input leaves lies in dx before the final norm adds its own.
   fill_zero(ctx, dx_now_);
@@ -235,11 +266,18 @@ LossSums TrainingPass::forward_backward(Context& ctx, const TokenBatch& batch, c
     const MtpModule& module = model_.mtp_modules()[static_cast<size_t>(k - 1)];
     forward_mtp(ctx, k, scales, sums, mtp_counts(model_.config(), model_, k, expert_counts));
     Scratch::Mark mark(ctx.scratch());
-    TensorView dhidden = ctx.scratch().allocate(policy.residual, d.module_now.hidden_TD.shape, "mtp.dhidden_TD");
-    sums.mtp[k - 1] = head_loss(ctx, policy, {.hidden_TD = d.module_now.hidden_TD, .head_VD = head_VD, .labels_T = d.labels.as<int32_t>(),
-                                              .scale = scales.mtp[k - 1], .dhidden_TD = dhidden, .dhead_VD = g_->head_VD});
+    TensorView dhidden =
+        ctx.scratch().allocate(policy.residual, d.module_now.hidden_TD.shape, "mtp.dhidden_TD");
+    sums.mtp[k - 1] = head_loss(ctx, policy,
+                                {.hidden_TD = d.module_now.hidden_TD,
+                                 .head_VD = head_VD,
+                                 .labels_T = d.labels.as<int32_t>(),
+                                 .scale = scales.mtp[k - 1],
+                                 .dhidden_TD = dhidden,
+                                 .dhead_VD = g_->head_VD});
     if (scales.mtp[k - 1] != 0) {
-      module.head_norm_backward(ctx, d.module_now, dhidden, g_->mtp_modules[static_cast<size_t>(k - 1)]);
+      module.head_norm_backward(ctx, d.module_now, dhidden,
+                                g_->mtp_modules[static_cast<size_t>(k - 1)]);
     } else {
       fill_zero(ctx, d.module_now.dz_TD);
     }
@@ -260,20 +298,28 @@ void TrainingPass::backward_mtp(Context& ctx, int64_t k, const LossScales& scale
   const Depth& d = depths_[static_cast<size_t>(k)];
   const Depth& previous = depths_[static_cast<size_t>(k - 1)];
   const TensorView dz_TD = d.module_now.dz_TD;
-  module.block().backward_input(ctx, d.rows, d.module_now.x_TD, d.block_now, balance_term(scales, d.rows), dz_TD, g.block, dz_TD);
+  module.block().backward_input(ctx, d.rows, d.module_now.x_TD, d.block_now,
+                                balance_term(scales, d.rows), dz_TD, g.block, dz_TD);
   module.block().backward_weight(ctx, d.block_now, g.block);
-  module.join_backward(ctx, d.rows, dz_TD, d.next_tokens.as<int32_t>(), previous_hidden(k), previous.rows.row_tokens, d.module_now,
-                       g, g_->embedding_VD, previous_gradient(k));
+  module.join_backward(ctx, d.rows, dz_TD, d.next_tokens.as<int32_t>(), previous_hidden(k),
+                       previous.rows.row_tokens, d.module_now, g, g_->embedding_VD,
+                       previous_gradient(k));
   module.join_backward_weight(ctx, d.module_now, g);
 }
 
 void TrainingPass::backward_main(Context& ctx, const LossScales& scales) {
   const RowLayout& rows = depths_[0].rows;
-  rms_norm_backward(ctx, {.x_TD = x_now_.back(), .w_D = model_.parameters().final_norm_D, .rstd_T = rstd_now_, .dy_TD = dhidden_now_,
-                          .dx_TD = dx_now_, .accumulate_dx = true, .dw_D = g_->final_norm_D});
+  rms_norm_backward(ctx, {.x_TD = x_now_.back(),
+                          .w_D = model_.parameters().final_norm_D,
+                          .rstd_T = rstd_now_,
+                          .dy_TD = dhidden_now_,
+                          .dx_TD = dx_now_,
+                          .accumulate_dx = true,
+                          .dw_D = g_->final_norm_D});
   for (size_t i = model_.blocks().size(); i-- > 0;) {
     const Block& block = model_.blocks()[i];
-    block.backward_input(ctx, rows, x_now_[i], blocks_now_[i], balance_term(scales, rows), dx_now_, g_->blocks[i], dx_now_);
+    block.backward_input(ctx, rows, x_now_[i], blocks_now_[i], balance_term(scales, rows), dx_now_,
+                         g_->blocks[i], dx_now_);
     block.backward_weight(ctx, blocks_now_[i], g_->blocks[i]);
   }
   embedding_backward(ctx, dx_now_, depths_[0].next_tokens.as<int32_t>(), g_->embedding_VD);

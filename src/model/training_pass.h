@@ -1,5 +1,5 @@
-// Forward and backward over one micro-batch of packed rows. Owns the saved activations, allocated once
-// for the largest micro-batch; a call allocates nothing.
+// Forward and backward over one micro-batch of packed rows. Owns the saved activations, allocated
+// once for the largest micro-batch; a call allocates nothing.
 #pragma once
 
 #include <cstdint>
@@ -13,27 +13,29 @@ namespace fathom {
 inline constexpr int64_t kMaxMtpDepth = 4;
 
 // B rows of `row_length` tokens each, of which the first `context` positions are fed to the model.
-// Position i is trained to predict token i+1, MTP depth k token i+1+k, as far as the row has them; a
-// training row has context + 1 + depth tokens, so that every position has all its labels.
+// Position i is trained to predict token i+1, MTP depth k token i+1+k, as far as the row has them;
+// a training row has context + 1 + depth tokens, so that every position has all its labels.
 struct TokenBatch {
   int64_t num_rows = 0;
-  int64_t context = 0;                  // S
-  int64_t row_length = 0;               // >= S
-  const int32_t* tokens = nullptr;      // [B, row_length]
-  const uint8_t* is_label = nullptr;    // [B, row_length]: 0 = never counts as a label; null = all count
-  const int32_t* first_key = nullptr;   // [B, S]: first position of the same row that position i may see
-                                        // (document start, when documents are masked); null = 0.
-                                        // Tokens of a document that starts behind the context are no labels
-  const int32_t* positions = nullptr;   // [B, S]: rope positions; null = 0..S-1 in each row
+  int64_t context = 0;              // S
+  int64_t row_length = 0;           // >= S
+  const int32_t* tokens = nullptr;  // [B, row_length]
+  const uint8_t* is_label =
+      nullptr;  // [B, row_length]: 0 = never counts as a label; null = all count
+  const int32_t* first_key =
+      nullptr;  // [B, S]: first position of the same row that position i may see
+                // (document start, when documents are masked); null = 0.
+                // Tokens of a document that starts behind the context are no labels
+  const int32_t* positions = nullptr;  // [B, S]: rope positions; null = 0..S-1 in each row
 };
 
 // What each part of the loss is multiplied by before it is summed into the gradient.
 struct LossScales {
-  double main = 0;                     // per counted label: 1 / number of labels of the whole step
-  double mtp[kMaxMtpDepth] = {};       // per counted label of depth k+1: lambda / depth / number
-  double balance = 0;                  // alpha times this micro-batch's share of the step's rows
-  bool balance_from_routing = false;   // count the routing taken instead of the unbiased top-k
-  bool balance_batch_wise = false;     // one span over the micro-batch instead of one a row
+  double main = 0;                    // per counted label: 1 / number of labels of the whole step
+  double mtp[kMaxMtpDepth] = {};      // per counted label of depth k+1: lambda / depth / number
+  double balance = 0;                 // alpha times this micro-batch's share of the step's rows
+  bool balance_from_routing = false;  // count the routing taken instead of the unbiased top-k
+  bool balance_batch_wise = false;    // one span over the micro-batch instead of one a row
 };
 
 struct LossSums {
@@ -41,7 +43,7 @@ struct LossSums {
   int64_t num_main = 0;
   double mtp[kMaxMtpDepth] = {};
   int64_t num_mtp[kMaxMtpDepth] = {};
-  double balance = 0;                  // sum over MoE layers (MTP's too) of the mean over spans
+  double balance = 0;  // sum over MoE layers (MTP's too) of the mean over spans
 };
 
 // How many labels of each kind a batch has (the sums are left 0): what LossScales are divided by.
@@ -59,8 +61,8 @@ class TrainingPass {
   // The losses alone. `scales` says which balance loss is meant.
   LossSums forward(Context& ctx, const TokenBatch& batch, const LossScales& scales = {},
                    int64_t* expert_counts = nullptr);
-  // Logits of every position: logits_TV [B*S, V]; mtp_logits[k-1] [B*S_k, V] with S_k = min(S, n-k),
-  // as many as given. In the small dtype.
+  // Logits of every position: logits_TV [B*S, V]; mtp_logits[k-1] [B*S_k, V] with S_k = min(S,
+  // n-k), as many as given. In the small dtype.
   void logits(Context& ctx, const TokenBatch& batch, const TensorView& logits_TV,
               const std::vector<TensorView>& mtp_logits);
 
@@ -71,18 +73,20 @@ class TrainingPass {
   struct Depth {
     TensorView labels, next_tokens, positions, first_key;  // i32, allocated for the largest batch
     RowLayout rows;
-    MtpModule::Saved module, module_now;                   // as allocated; narrowed to this batch
+    MtpModule::Saved module, module_now;  // as allocated; narrowed to this batch
     Block::Saved block, block_now;
   };
 
   void allocate(Arena& arena);
   void prepare(Context& ctx, const TokenBatch& batch);
   void forward_main(Context& ctx, const LossScales& scales, LossSums& sums, int64_t* expert_counts);
-  void forward_mtp(Context& ctx, int64_t k, const LossScales& scales, LossSums& sums, int64_t* expert_counts);
+  void forward_mtp(Context& ctx, int64_t k, const LossScales& scales, LossSums& sums,
+                   int64_t* expert_counts);
   void backward_mtp(Context& ctx, int64_t k, const LossScales& scales);
   void backward_main(Context& ctx, const LossScales& scales);
-  void observe_block(Context& ctx, const Block& block, const Block::Saved& saved, const RowLayout& rows,
-                     const LossScales& scales, LossSums& sums, int64_t* expert_counts) const;
+  void observe_block(Context& ctx, const Block& block, const Block::Saved& saved,
+                     const RowLayout& rows, const LossScales& scales, LossSums& sums,
+                     int64_t* expert_counts) const;
   const ModelParameters& gradient_views(ParameterSet& gradients);
   BalanceTerm balance_term(const LossScales& scales, const RowLayout& rows) const;
   int64_t depth() const { return static_cast<int64_t>(model_.mtp_modules().size()); }
@@ -93,14 +97,14 @@ class TrainingPass {
   const Model& model_;
   int64_t max_rows_;
   int64_t max_context_;
-  std::vector<Depth> depths_;                            // [0] main, [k] MTP module k
+  std::vector<Depth> depths_;  // [0] main, [k] MTP module k
   std::vector<Block::Saved> blocks_, blocks_now_;
-  std::vector<TensorView> x_, x_now_;                    // residual stream before each block, and after the last
-  TensorView rstd_T_, hidden_TD_, dhidden_TD_, dx_TD_;   // final norm and its output, and gradients
+  std::vector<TensorView> x_, x_now_;  // residual stream before each block, and after the last
+  TensorView rstd_T_, hidden_TD_, dhidden_TD_, dx_TD_;  // final norm and its output, and gradients
   TensorView rstd_now_, hidden_now_, dhidden_now_, dx_now_;
   const ParameterSet* gradient_set_ = nullptr;
   ModelParameters gradient_views_;
-  const ModelParameters* g_ = nullptr;                   // during forward_backward
+  const ModelParameters* g_ = nullptr;  // during forward_backward
   Arena saved_;
 };
 

@@ -4,14 +4,17 @@
 
 namespace fathom {
 
-Source dialogue_source(std::string name, std::span<const std::vector<Message>> dialogues, const Tokenizer& tokenizer) {
+Source dialogue_source(std::string name, std::span<const std::vector<Message>> dialogues,
+                       const Tokenizer& tokenizer) {
   Source source{.name = std::move(name), .fill_in_middle = false};
   for (size_t i = 0; i < dialogues.size(); ++i) {
     RenderedChat chat = render_chat(dialogues[i], tokenizer);
     if (std::find(chat.loss_mask.begin(), chat.loss_mask.end(), 1) == chat.loss_mask.end()) {
-      throw_bad_input({source.name, fmt::format("dialogue {}", i), "no assistant message", "at least one: nothing else is learnt from", ""});
+      throw_bad_input({source.name, fmt::format("dialogue {}", i), "no assistant message",
+                       "at least one: nothing else is learnt from", ""});
     }
-    source.documents.push_back({.tokens = std::move(chat.tokens), .is_label = std::move(chat.loss_mask)});
+    source.documents.push_back(
+        {.tokens = std::move(chat.tokens), .is_label = std::move(chat.loss_mask)});
   }
   return source;
 }

@@ -12,8 +12,10 @@
 
 namespace fathom {
 
-// Documents ready for a Loader. A dialogue without an assistant's turn is an Error that names its index.
-Source dialogue_source(std::string name, std::span<const std::vector<Message>> dialogues, const Tokenizer& tokenizer);
+// Documents ready for a Loader. A dialogue without an assistant's turn is an Error that names its
+// index.
+Source dialogue_source(std::string name, std::span<const std::vector<Message>> dialogues,
+                       const Tokenizer& tokenizer);
 
 // Whole dialogues, masked from each other, not cut and not rearranged.
 LoaderConfig dialogue_loader_config();

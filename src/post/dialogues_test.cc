@@ -9,14 +9,17 @@ namespace fathom {
 namespace {
 
 Tokenizer small_tokenizer() {
-  const std::string_view text = "What is the job of Torvik? Torvik is a baker. And of Sal? Sal is a cook.";
+  const std::string_view text =
+      "What is the job of Torvik? Torvik is a baker. And of Sal? Sal is a cook.";
   return train_bpe(std::span(&text, 1), {.vocab_size = 330});
 }
 
 TEST(Dialogues, OnlyTheAssistantCounts) {
   const Tokenizer tokenizer = small_tokenizer();
-  const std::vector<std::vector<Message>> dialogues{
-      {{Role::kUser, "What is the job of Torvik?"}, {Role::kAssistant, "Torvik is a baker."}, {Role::kUser, "And of Sal?"}, {Role::kAssistant, "Sal is a cook."}}};
+  const std::vector<std::vector<Message>> dialogues{{{Role::kUser, "What is the job of Torvik?"},
+                                                     {Role::kAssistant, "Torvik is a baker."},
+                                                     {Role::kUser, "And of Sal?"},
+                                                     {Role::kAssistant, "Sal is a cook."}}};
   const Source source = dialogue_source("dialogues", dialogues, tokenizer);
   ASSERT_EQ(source.documents.size(), 1u);
   const Document& document = source.documents[0];
@@ -30,12 +33,14 @@ TEST(Dialogues, OnlyTheAssistantCounts) {
 }
 
 TEST(Dialogues, WithoutAnAnswerIsAnErrorThatNamesTheDialogue) {
-  const std::vector<std::vector<Message>> dialogues{{{Role::kUser, "Hi"}, {Role::kAssistant, "Hello"}}, {{Role::kUser, "Hi"}}};
+  const std::vector<std::vector<Message>> dialogues{
+      {{Role::kUser, "Hi"}, {Role::kAssistant, "Hello"}}, {{Role::kUser, "Hi"}}};
   try {
     dialogue_source("lessons", dialogues, small_tokenizer());
     FAIL() << "accepted";
   } catch (const Error& error) {
-    EXPECT_NE(std::string(error.what()).find("lessons: dialogue 1"), std::string::npos) << error.what();
+    EXPECT_NE(std::string(error.what()).find("lessons: dialogue 1"), std::string::npos)
+        << error.what();
   }
 }
 
@@ -57,14 +62,21 @@ TEST(Dialogues, PackedDialoguesHaveTheLossTheyHaveAlone) {
     loader.reserve(batch, num_rows);
     loader.next(num_rows, batch);
     TrainingPass pass(model, num_rows, 64);
-    return pass.forward(ctx, {.num_rows = num_rows, .context = batch.context, .row_length = batch.row_length, .tokens = batch.tokens.data(),
-                              .is_label = batch.is_label.data(), .first_key = batch.first_key.data(), .positions = batch.positions.data()})
+    return pass
+        .forward(ctx, {.num_rows = num_rows,
+                       .context = batch.context,
+                       .row_length = batch.row_length,
+                       .tokens = batch.tokens.data(),
+                       .is_label = batch.is_label.data(),
+                       .first_key = batch.first_key.data(),
+                       .positions = batch.positions.data()})
         .main;
   };
   const std::vector<Message> a{{Role::kUser, "Job of Torvik?"}, {Role::kAssistant, "A baker."}};
   const std::vector<Message> b{{Role::kUser, "And of Sal?"}, {Role::kAssistant, "Sal is a cook."}};
   int64_t rows_both = 0, rows_a = 0, rows_b = 0;
-  const double both = loss_sum({a, b}, rows_both), alone = loss_sum({a}, rows_a) + loss_sum({b}, rows_b);
+  const double both = loss_sum({a, b}, rows_both),
+               alone = loss_sum({a}, rows_a) + loss_sum({b}, rows_b);
   EXPECT_EQ(rows_both, 1);
   EXPECT_NEAR(both, alone, 1e-4 * alone);
 }

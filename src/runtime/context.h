@@ -1,5 +1,6 @@
-// What a computation is given: threads, the instruction-set level, scratch memory, an observer. Passed
-// down by reference; there are no globals, so models of different precision live in one process.
+// What a computation is given: threads, the instruction-set level, scratch memory, an observer.
+// Passed down by reference; there are no globals, so models of different precision live in one
+// process.
 #pragma once
 
 #include <memory>
@@ -12,7 +13,8 @@
 
 namespace fathom {
 
-// Sees named tensors as they are computed (tests, the search for the first tensor that is not finite).
+// Sees named tensors as they are computed (tests, the search for the first tensor that is not
+// finite).
 class Observer {
  public:
   virtual ~Observer() = default;
@@ -29,7 +31,9 @@ class Context {
   // The stack of temporaries of the calling (main) thread.
   Scratch& scratch() { return scratch_; }
   // The stack of temporaries of one pool thread, for use inside a parallel loop.
-  Scratch& thread_scratch(int thread_idx) { return thread_scratch_[static_cast<size_t>(thread_idx)]; }
+  Scratch& thread_scratch(int thread_idx) {
+    return thread_scratch_[static_cast<size_t>(thread_idx)];
+  }
 
   Observer* observer = nullptr;  // not owned
   void observe(std::string_view tensor_name, int layer_idx, const TensorView& value) {

@@ -70,10 +70,14 @@ CpuInfo detect() {
 
 std::string_view isa_name(IsaLevel level) {
   switch (level) {
-    case IsaLevel::kReference: return "ref";
-    case IsaLevel::kAvx2: return "avx2";
-    case IsaLevel::kAvx512: return "avx512";
-    case IsaLevel::kAvx512Bf16: return "avx512bf16";
+    case IsaLevel::kReference:
+      return "ref";
+    case IsaLevel::kAvx2:
+      return "avx2";
+    case IsaLevel::kAvx512:
+      return "avx512";
+    case IsaLevel::kAvx512Bf16:
+      return "avx512bf16";
   }
   FATHOM_CHECK(false, "isa level {}", static_cast<int>(level));
 }
@@ -84,7 +88,9 @@ const CpuInfo& cpu_info() {
 }
 
 int64_t total_memory_bytes() { return std::min(meminfo_bytes("MemTotal"), cgroup_limit_bytes()); }
-int64_t available_memory_bytes() { return std::min(meminfo_bytes("MemAvailable"), cgroup_limit_bytes()); }
+int64_t available_memory_bytes() {
+  return std::min(meminfo_bytes("MemAvailable"), cgroup_limit_bytes());
+}
 
 std::vector<IsaLevel> supported_isa_levels() {
   const CpuInfo& cpu = cpu_info();
@@ -106,8 +112,9 @@ IsaLevel choose_isa_level() {
     if (isa_name(level) == forced) return level;
     names.emplace_back(isa_name(level));
   }
-  throw Error(ErrorKind::kUsage, fmt::format("FATHOM_ISA: found '{}', expected one of this machine's levels: {}",
-                                             forced, fmt::join(names, ", ")));
+  throw Error(ErrorKind::kUsage,
+              fmt::format("FATHOM_ISA: found '{}', expected one of this machine's levels: {}",
+                          forced, fmt::join(names, ", ")));
 }
 
 }  // namespace fathom

@@ -1,5 +1,5 @@
-// What this processor can do, and the instruction-set level that kernels run at. The level is chosen
-// once, by the Context; the environment variable FATHOM_ISA forces a lower one.
+// What this processor can do, and the instruction-set level that kernels run at. The level is
+// chosen once, by the Context; the environment variable FATHOM_ISA forces a lower one.
 #pragma once
 
 #include <cstdint>
@@ -26,7 +26,7 @@ struct CpuInfo {
 };
 
 const CpuInfo& cpu_info();
-int64_t total_memory_bytes();      // of the machine, or of the container if that is less
+int64_t total_memory_bytes();  // of the machine, or of the container if that is less
 int64_t available_memory_bytes();
 
 // The levels that this processor supports, lowest first.

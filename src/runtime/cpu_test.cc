@@ -58,7 +58,8 @@ TEST_F(ForcedIsa, UnknownLevelsAreUsageErrors) {
     ADD_FAILURE();
   } catch (const Error& error) {
     EXPECT_EQ(error.exit_status(), 2);
-    EXPECT_NE(std::string(error.what()).find("FATHOM_ISA: found 'sse9', expected one of this machine's levels: ref"),
+    EXPECT_NE(std::string(error.what())
+                  .find("FATHOM_ISA: found 'sse9', expected one of this machine's levels: ref"),
               std::string::npos);
   }
 }

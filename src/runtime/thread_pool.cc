@@ -8,8 +8,8 @@
 
 namespace fathom {
 namespace {
-// Loops of a training step follow each other within microseconds, so a worker spins this often before
-// it sleeps; on a machine with other work the yields let that through.
+// Loops of a training step follow each other within microseconds, so a worker spins this often
+// before it sleeps; on a machine with other work the yields let that through.
 constexpr int kSpins = 4000;
 inline void pause_cpu() {
 #if defined(__x86_64__)
@@ -81,7 +81,9 @@ void ThreadPool::run(int64_t count, Task task, void* context) {
 void ThreadPool::work(int thread_idx) {
   uint64_t seen = 0;
   for (;;) {
-    for (int spins = 0; generation_.load(std::memory_order_acquire) == seen && spins < kSpins; ++spins) pause_cpu();
+    for (int spins = 0; generation_.load(std::memory_order_acquire) == seen && spins < kSpins;
+         ++spins)
+      pause_cpu();
     if (generation_.load(std::memory_order_acquire) == seen) {
       std::unique_lock lock(mutex_);
       num_asleep_.fetch_add(1);

@@ -1,6 +1,6 @@
 // A fixed set of threads that run one parallel loop at a time. Work is handed out by index; what an
-// index computes never depends on which thread runs it or how many there are, so results are the same
-// bits for any number of threads. A loop allocates nothing.
+// index computes never depends on which thread runs it or how many there are, so results are the
+// same bits for any number of threads. A loop allocates nothing.
 #pragma once
 
 #include <atomic>
@@ -24,15 +24,18 @@ class ThreadPool {
 
   int num_threads() const { return static_cast<int>(workers_.size()) + 1; }
 
-  // body(index, thread_idx) for every index in [0, count), in any order, thread_idx < num_threads().
-  // The first exception is rethrown here after all threads have stopped. Not reentrant: a body must
-  // not start another loop.
+  // body(index, thread_idx) for every index in [0, count), in any order, thread_idx <
+  // num_threads(). The first exception is rethrown here after all threads have stopped. Not
+  // reentrant: a body must not start another loop.
   template <typename F>
   void parallel_for(int64_t count, F&& body) {
     using Body = std::remove_reference_t<F>;
-    run(count, [](void* context, int64_t index, int thread_idx) {
-      (*static_cast<Body*>(context))(index, thread_idx);
-    }, const_cast<void*>(static_cast<const void*>(&body)));
+    run(
+        count,
+        [](void* context, int64_t index, int thread_idx) {
+          (*static_cast<Body*>(context))(index, thread_idx);
+        },
+        const_cast<void*>(static_cast<const void*>(&body)));
   }
 
  private:

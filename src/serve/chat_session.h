@@ -15,7 +15,8 @@ namespace fathom {
 class ChatSession {
  public:
   // `model` must outlive the session. The vocabulary must have the role tags.
-  ChatSession(Context& ctx, const Model& model, Tokenizer tokenizer, const GenerateOptions& options, std::string system = {});
+  ChatSession(Context& ctx, const Model& model, Tokenizer tokenizer, const GenerateOptions& options,
+              std::string system = {});
 
   // The reply to `text`; on_text gets whole UTF-8 characters as they come and may end the reply by
   // returning false. A conversation that has outgrown the context is an Error that says so.
