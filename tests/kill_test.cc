@@ -1,6 +1,6 @@
-// kill -9 at random moments: a child process trains, dies without warning, another one resumes, until the
-// run is done. It ends with the bits of the undisturbed run. FATHOM_KILLS sets the number of kills
-// (script/kill_100 runs a hundred).
+// kill -9 at random moments: a child process trains, dies without warning, another one resumes,
+// until the run is done. It ends with the bits of the undisturbed run. FATHOM_KILLS sets the number
+// of kills (script/kill_100 runs a hundred).
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -28,7 +28,8 @@ TrainConfig kill_config() {
 [[noreturn]] void train_and_exit(const std::string& run) {
   try {
     Context ctx(1);
-    Trainer trainer(ctx, local_file_system(), kill_config(), toy_model(), toy_loader(kill_config(), toy_model()));
+    Trainer trainer(ctx, local_file_system(), kill_config(), toy_model(),
+                    toy_loader(kill_config(), toy_model()));
     trainer.resume(run, nullptr);
     trainer.run_until(kSteps, {});
     ::_exit(0);
@@ -52,8 +53,9 @@ int wait_for(pid_t child) {
 
 std::map<std::string, std::string> files_of(const std::string& folder) {
   std::map<std::string, std::string> contents;
-  for (const char* name : {"model.safetensors", "training/master.safetensors", "training/first_moments.safetensors",
-                           "training/second_moments.safetensors", "training/average.safetensors"}) {
+  for (const char* name :
+       {"model.safetensors", "training/master.safetensors", "training/first_moments.safetensors",
+        "training/second_moments.safetensors", "training/average.safetensors"}) {
     contents[name] = local_file_system().read_all(join_path(folder, name));
   }
   return contents;
@@ -66,7 +68,8 @@ TEST(KillTest, KilledRunsEndWithTheBitsOfTheUndisturbedOne) {
   const TestFolder folder("kill");
   const auto begin = std::chrono::steady_clock::now();
   ASSERT_EQ(wait_for(spawn(folder / "whole")), 0);
-  const double whole_ms = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begin).count();
+  const double whole_ms =
+      std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begin).count();
   const std::string last = "/checkpoints/" + checkpoint_name(kSteps);
   const auto expected = files_of(folder / "whole" + last);
   const auto expected_log = read_metrics(local_file_system(), folder / "whole");
@@ -77,7 +80,8 @@ TEST(KillTest, KilledRunsEndWithTheBitsOfTheUndisturbedOne) {
     const std::string run = folder / fmt::format("run_{}", finished);
     const pid_t child = spawn(run);
     // Anywhere from start-up to a few steps on.
-    std::this_thread::sleep_for(std::chrono::duration<double, std::milli>(random.uniform(static_cast<uint64_t>(attempt++)) * whole_ms / 3));
+    std::this_thread::sleep_for(std::chrono::duration<double, std::milli>(
+        random.uniform(static_cast<uint64_t>(attempt++)) * whole_ms / 3));
     ::kill(child, SIGKILL);
     const int status = wait_for(child);
     if (WIFSIGNALED(status)) {
@@ -102,7 +106,8 @@ TEST(KillTest, KilledRunsEndWithTheBitsOfTheUndisturbedOne) {
     local_file_system().remove_all(run);
     ++finished;
   }
-  std::printf("[ KILLS    ] %lld kills, %lld runs finished\n", static_cast<long long>(kills), static_cast<long long>(finished));
+  std::printf("[ KILLS    ] %lld kills, %lld runs finished\n", static_cast<long long>(kills),
+              static_cast<long long>(finished));
 }
 
 }  // namespace

@@ -10,8 +10,8 @@
 //   read_toml(text, "run.toml", fields, origins);
 //
 // Values come from, strongest first: flags, environment, file, default: call the readers in the
-// reverse of that order. Every error names the place (file:line:column, flag or variable), the field,
-// what was found and what was expected; an unknown key names the nearest known one.
+// reverse of that order. Every error names the place (file:line:column, flag or variable), the
+// field, what was found and what was expected; an unknown key names the nearest known one.
 #pragma once
 
 #include <cstdint>
@@ -35,8 +35,8 @@ inline Range at_least(double min) { return {.min = min}; }
 inline Range positive() { return {.min = 0, .open_min = true}; }
 inline Range between(double min, double max) { return {.min = min, .max = max}; }
 
-// A value with a text form of its own ("4.3T", "25%"). set() throws Error(kBadInput) whose message says
-// what was expected.
+// A value with a text form of its own ("4.3T", "25%"). set() throws Error(kBadInput) whose message
+// says what was expected.
 struct TextValue {
   std::function<void(const std::string&)> set;
   std::function<std::string()> get;
@@ -66,17 +66,30 @@ struct ConfigEntry {
 
 class ConfigFields {
  public:
-  void field(std::string name, bool& v, std::string help) { add(std::move(name), std::move(help)).value = &v; }
-  void field(std::string name, int64_t& v, Range range, std::string help) { add(std::move(name), std::move(help), range).value = &v; }
-  void field(std::string name, double& v, Range range, std::string help) { add(std::move(name), std::move(help), range).value = &v; }
-  void field(std::string name, std::string& v, std::string help) { add(std::move(name), std::move(help)).value = &v; }
-  void choice(std::string name, std::string& v, std::vector<std::string> choices, std::string help) {
+  void field(std::string name, bool& v, std::string help) {
+    add(std::move(name), std::move(help)).value = &v;
+  }
+  void field(std::string name, int64_t& v, Range range, std::string help) {
+    add(std::move(name), std::move(help), range).value = &v;
+  }
+  void field(std::string name, double& v, Range range, std::string help) {
+    add(std::move(name), std::move(help), range).value = &v;
+  }
+  void field(std::string name, std::string& v, std::string help) {
+    add(std::move(name), std::move(help)).value = &v;
+  }
+  void choice(std::string name, std::string& v, std::vector<std::string> choices,
+              std::string help) {
     ConfigEntry& entry = add(std::move(name), std::move(help));
     entry.value = &v;
     entry.choices = std::move(choices);
   }
-  void text(std::string name, TextValue v, std::string help) { add(std::move(name), std::move(help)).value = std::move(v); }
-  void json(std::string name, std::string& v, std::string help) { add(std::move(name), std::move(help)).value = JsonTable{&v}; }
+  void text(std::string name, TextValue v, std::string help) {
+    add(std::move(name), std::move(help)).value = std::move(v);
+  }
+  void json(std::string name, std::string& v, std::string help) {
+    add(std::move(name), std::move(help)).value = JsonTable{&v};
+  }
   template <typename C>
   void table(std::string name, C& nested, std::string help) {
     ConfigFields fields;
@@ -113,17 +126,21 @@ ConfigFields fields_of(C& config) {
   return fields;
 }
 
-// Where each value came from, by path ("optimizer.beta1", "data.sources.0.path"). A path that is not
-// there has its default.
+// Where each value came from, by path ("optimizer.beta1", "data.sources.0.path"). A path that is
+// not there has its default.
 using ConfigOrigins = std::map<std::string, std::string>;
 
-void read_toml(std::string_view text, const std::string& where, ConfigFields& fields, ConfigOrigins& origins);
-void read_config_json(std::string_view text, const std::string& where, ConfigFields& fields, ConfigOrigins& origins);
+void read_toml(std::string_view text, const std::string& where, ConfigFields& fields,
+               ConfigOrigins& origins);
+void read_config_json(std::string_view text, const std::string& where, ConfigFields& fields,
+                      ConfigOrigins& origins);
 // "optimizer.beta1" from FATHOM_OPTIMIZER_BETA1. `lookup` is getenv's shape: null when not set.
-void read_environment(const std::function<const char*(const char*)>& lookup, ConfigFields& fields, ConfigOrigins& origins);
+void read_environment(const std::function<const char*(const char*)>& lookup, ConfigFields& fields,
+                      ConfigOrigins& origins);
 // One "--path value" of the command line (Error kind kUsage). A path below a JSON table sets one of
 // its keys.
-void apply_override(const std::string& path, const std::string& value, ConfigFields& fields, ConfigOrigins& origins);
+void apply_override(const std::string& path, const std::string& value, ConfigFields& fields,
+                    ConfigOrigins& origins);
 
 struct ConfigLine {
   std::string path;

@@ -23,8 +23,8 @@ struct ConfigPlace {
 };
 
 // Assigns every key of the object `tree` to the field of that name.
-void assign_table(const Json& tree, const std::string& prefix, const ConfigPlace& place, ConfigFields& fields,
-                  ConfigOrigins& origins);
+void assign_table(const Json& tree, const std::string& prefix, const ConfigPlace& place,
+                  ConfigFields& fields, ConfigOrigins& origins);
 
 // A TOML document as JSON; positions of every key go to `place`.
 Json toml_to_json(std::string_view text, ConfigPlace& place);

@@ -27,11 +27,14 @@ void visit_fields(Outer& c, ConfigFields& f) {
   f.field("on", c.on, "a switch");
   f.field("rows", c.rows, at_least(1), "a count");
   f.field("path", c.path, "a path");
-  f.text("amount", {.set = [&c](const std::string& text) {
-           if (text.back() != 'x') fail(ErrorKind::kBadInput, "a number with x");
-           c.amount = std::stoll(text);
-         },
-         .get = [&c] { return std::to_string(c.amount) + "x"; }}, "an amount");
+  f.text("amount",
+         {.set =
+              [&c](const std::string& text) {
+                if (text.back() != 'x') fail(ErrorKind::kBadInput, "a number with x");
+                c.amount = std::stoll(text);
+              },
+          .get = [&c] { return std::to_string(c.amount) + "x"; }},
+         "an amount");
   f.json("keys", c.keys, "any keys");
   f.table("inner", c.inner, "nested");
   f.tables("items", c.items, "a list");
@@ -105,20 +108,30 @@ TEST(ConfigTest, PrintedConfigurationReadsBackToTheSame) {
 }
 
 TEST(ConfigTest, ErrorsNamePlaceFieldFoundAndExpected) {
-  EXPECT_EQ(error_of([] { read("on = true\nrow = 3\n"); }), "run.toml:2:1: row: found an unknown key (did you mean 'rows'?)");
-  EXPECT_EQ(error_of([] { read("rows = \"3\"\n"); }), "run.toml:1:1: rows: found string \"3\", expected an integer of at least 1");
-  EXPECT_EQ(error_of([] { read("rows = 0\n"); }), "run.toml:1:1: rows: found number 0, expected an integer of at least 1");
-  EXPECT_EQ(error_of([] { read("rows = 2.0\n"); }), "run.toml:1:1: rows: found number 2.0, expected an integer of at least 1");
-  EXPECT_EQ(error_of([] { read("[inner]\n  rate = 1.5\n"); }),
-            "run.toml:2:3: inner.rate: found number 1.5, expected a number of at least 0 and at most 1");
-  EXPECT_EQ(error_of([] { read("inner = 4\n"); }), "run.toml:1:1: inner: found number 4, expected a table");
-  EXPECT_EQ(error_of([] { read("[[items]]\nshape = \"round\"\n"); }),
-            "run.toml:2:1: items.0.shape: found string \"round\", expected one of constant, cosine");
-  EXPECT_EQ(error_of([] { read("amount = \"5\"\n"); }), "run.toml:1:1: amount: found string \"5\", expected a number with x");
-  EXPECT_EQ(error_of([] { read("[inner]\nrate = nan\n"); }),
-            "run.toml:2:1: inner.rate: found number null, expected a number of at least 0 and at most 1");
+  EXPECT_EQ(error_of([] { read("on = true\nrow = 3\n"); }),
+            "run.toml:2:1: row: found an unknown key (did you mean 'rows'?)");
+  EXPECT_EQ(error_of([] { read("rows = \"3\"\n"); }),
+            "run.toml:1:1: rows: found string \"3\", expected an integer of at least 1");
+  EXPECT_EQ(error_of([] { read("rows = 0\n"); }),
+            "run.toml:1:1: rows: found number 0, expected an integer of at least 1");
+  EXPECT_EQ(error_of([] { read("rows = 2.0\n"); }),
+            "run.toml:1:1: rows: found number 2.0, expected an integer of at least 1");
+  EXPECT_EQ(
+      error_of([] { read("[inner]\n  rate = 1.5\n"); }),
+      "run.toml:2:3: inner.rate: found number 1.5, expected a number of at least 0 and at most 1");
+  EXPECT_EQ(error_of([] { read("inner = 4\n"); }),
+            "run.toml:1:1: inner: found number 4, expected a table");
+  EXPECT_EQ(
+      error_of([] { read("[[items]]\nshape = \"round\"\n"); }),
+      "run.toml:2:1: items.0.shape: found string \"round\", expected one of constant, cosine");
+  EXPECT_EQ(error_of([] { read("amount = \"5\"\n"); }),
+            "run.toml:1:1: amount: found string \"5\", expected a number with x");
+  EXPECT_EQ(
+      error_of([] { read("[inner]\nrate = nan\n"); }),
+      "run.toml:2:1: inner.rate: found number null, expected a number of at least 0 and at most 1");
   EXPECT_NE(error_of([] { read("rows = = 3\n"); }).find("run.toml:1:"), std::string::npos);
-  EXPECT_NE(error_of([] { read("zzzzzzzz = 3\n"); }).find("expected one of on, rows"), std::string::npos);
+  EXPECT_NE(error_of([] { read("zzzzzzzz = 3\n"); }).find("expected one of on, rows"),
+            std::string::npos);
 }
 
 TEST(ConfigTest, OverridesFollowThePathAndSayWhereTheyFailed) {
@@ -138,22 +151,40 @@ TEST(ConfigTest, OverridesFollowThePathAndSayWhereTheyFailed) {
   EXPECT_EQ(origins.at("inner.rate"), "flag");
   EXPECT_EQ(error_of([&] { apply_override("inner.rat", "1", fields, origins); }),
             "--inner.rat: inner.rat: found an unknown field (did you mean 'inner.rate'?)");
-  EXPECT_NE(error_of([&] { apply_override("items.2.rate", "1", fields, origins); }).find("an index below 2"), std::string::npos);
-  EXPECT_NE(error_of([&] { apply_override("rows", "many", fields, origins); }).find("expected an integer"), std::string::npos);
-  EXPECT_NE(error_of([&] { apply_override("rows.x", "1", fields, origins); }).find("which is a value"), std::string::npos);
-  EXPECT_NE(error_of([&] { apply_override("inner", "1", fields, origins); }).find("inner.rate"), std::string::npos);
+  EXPECT_NE(error_of([&] {
+              apply_override("items.2.rate", "1", fields, origins);
+            }).find("an index below 2"),
+            std::string::npos);
+  EXPECT_NE(error_of([&] {
+              apply_override("rows", "many", fields, origins);
+            }).find("expected an integer"),
+            std::string::npos);
+  EXPECT_NE(
+      error_of([&] { apply_override("rows.x", "1", fields, origins); }).find("which is a value"),
+      std::string::npos);
+  EXPECT_NE(error_of([&] { apply_override("inner", "1", fields, origins); }).find("inner.rate"),
+            std::string::npos);
 }
 
 TEST(ConfigTest, EnvironmentSetsFieldsByUpperCasePath) {
   Outer c;
   ConfigFields fields = fields_of(c);
   ConfigOrigins origins;
-  read_environment([](const char* name) { return std::string_view(name) == "FATHOM_INNER_RATE" ? "0.75" : nullptr; }, fields, origins);
+  read_environment(
+      [](const char* name) {
+        return std::string_view(name) == "FATHOM_INNER_RATE" ? "0.75" : nullptr;
+      },
+      fields, origins);
   EXPECT_EQ(c.inner.rate, 0.75);
   EXPECT_EQ(origins.at("inner.rate"), "environment FATHOM_INNER_RATE");
   EXPECT_NE(error_of([&] {
-              read_environment([](const char* name) { return std::string_view(name) == "FATHOM_ROWS" ? "-1" : nullptr; }, fields, origins);
-            }).find("environment variable FATHOM_ROWS: rows: found number -1"), std::string::npos);
+              read_environment(
+                  [](const char* name) {
+                    return std::string_view(name) == "FATHOM_ROWS" ? "-1" : nullptr;
+                  },
+                  fields, origins);
+            }).find("environment variable FATHOM_ROWS: rows: found number -1"),
+            std::string::npos);
 }
 
 }  // namespace

@@ -1,7 +1,5 @@
 #include "core/config_internal.h"
 
-#include <sstream>
-
 #include <toml++/toml.h>
 
 namespace fathom::internal {
@@ -37,7 +35,9 @@ Json convert(const toml::node& node, const std::string& path, ConfigPlace& place
   if (const auto* value = node.as_integer()) return value->get();
   if (const auto* value = node.as_floating_point()) return value->get();
   if (const auto* value = node.as_string()) return value->get();
-  throw_bad_input({.where = place.at(path), .field = path, .found = "a date or time",
+  throw_bad_input({.where = place.at(path),
+                   .field = path,
+                   .found = "a date or time",
                    .expected = "a boolean, number, string, array or table"});
 }
 
@@ -49,7 +49,8 @@ Json toml_to_json(std::string_view text, ConfigPlace& place) {
     table = toml::parse(text, place.where);
   } catch (const toml::parse_error& error) {
     throw_bad_input({.where = place.where + ":" + position_text(error.source().begin),
-                     .found = std::string(error.description()), .expected = "valid TOML"});
+                     .found = std::string(error.description()),
+                     .expected = "valid TOML"});
   }
   return convert(table, "", place);
 }
@@ -77,7 +78,8 @@ std::string json_to_inline_toml(const Json& value) {
   }
   if (value.is_array()) {
     std::string text = "[";
-    for (const Json& child : value) text += (text.size() > 1 ? ", " : "") + json_to_inline_toml(child);
+    for (const Json& child : value)
+      text += (text.size() > 1 ? ", " : "") + json_to_inline_toml(child);
     return text + "]";
   }
   // Numbers, booleans and strings are written alike (JSON escapes are TOML escapes).

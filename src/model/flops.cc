@@ -10,8 +10,10 @@ struct LayerFlops {
 
 // Two operations for each weight that a token meets.
 LayerFlops layer_flops(const ModelConfig& c, bool is_moe, int64_t context) {
-  const double D = static_cast<double>(c.hidden_size), H = static_cast<double>(c.num_attention_heads);
-  const double K = static_cast<double>(c.qk_head_dim()), R = static_cast<double>(c.qk_rope_head_dim);
+  const double D = static_cast<double>(c.hidden_size),
+               H = static_cast<double>(c.num_attention_heads);
+  const double K = static_cast<double>(c.qk_head_dim()),
+               R = static_cast<double>(c.qk_rope_head_dim);
   const double N = static_cast<double>(c.qk_nope_head_dim), P = static_cast<double>(c.v_head_dim);
   const double C = static_cast<double>(c.kv_lora_rank), Q = static_cast<double>(c.q_lora_rank);
   LayerFlops flops;

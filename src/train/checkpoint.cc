@@ -22,7 +22,9 @@ constexpr size_t kDigits = 8;
 // Behind a checkpoint's name while it is being written (by FolderTransaction) and deleted.
 constexpr std::string_view kSaving = ".tmp-save", kDeleting = ".tmp-delete";
 
-std::string checkpoints_folder(const std::string& run_folder) { return join_path(run_folder, "checkpoints"); }
+std::string checkpoints_folder(const std::string& run_folder) {
+  return join_path(run_folder, "checkpoints");
+}
 
 std::string hash_file(FileSystem& files, const std::string& path) {
   const auto file = files.map(path);
@@ -31,7 +33,8 @@ std::string hash_file(FileSystem& files, const std::string& path) {
 }
 
 // Names of all files below `folder`, as "name" or "training/name", sorted.
-std::vector<std::string> files_below(FileSystem& files, const std::string& folder, const std::string& prefix = "") {
+std::vector<std::string> files_below(FileSystem& files, const std::string& folder,
+                                     const std::string& prefix = "") {
   std::vector<std::string> names;
   for (const std::string& name : files.list(join_path(folder, prefix))) {
     const std::string below = prefix + name;
@@ -53,10 +56,12 @@ struct NamedSet {
 
 // The tensors of the training state, in the order of files.
 std::vector<NamedSet> tensor_files(TrainStep& step) {
-  std::vector<NamedSet> sets = {{"training/master.safetensors", &step.master(), true},
-                                {"training/first_moments.safetensors", &step.optimizer().m(), false},
-                                {"training/second_moments.safetensors", &step.optimizer().v(), false}};
-  if (step.average() != nullptr) sets.push_back({"training/average.safetensors", step.average(), true});
+  std::vector<NamedSet> sets = {
+      {"training/master.safetensors", &step.master(), true},
+      {"training/first_moments.safetensors", &step.optimizer().m(), false},
+      {"training/second_moments.safetensors", &step.optimizer().v(), false}};
+  if (step.average() != nullptr)
+    sets.push_back({"training/average.safetensors", step.average(), true});
   return sets;
 }
 
@@ -67,7 +72,9 @@ bool belongs(const NamedSet& named, int64_t i) {
 void write_set(FileSystem& files, const std::string& path, const NamedSet& named) {
   std::vector<SafetensorsItem> items;
   for (int64_t i = 0; i < named.set->size(); ++i) {
-    if (belongs(named, i)) items.push_back({named.set->spec(i).name, named.set->view(i).dtype, named.set->spec(i).shape});
+    if (belongs(named, i))
+      items.push_back(
+          {named.set->spec(i).name, named.set->view(i).dtype, named.set->spec(i).shape});
   }
   SafetensorsWriter writer(files, path, std::move(items));
   for (const SafetensorsItem& item : writer.items()) writer.write((*named.set)[item.name]);
@@ -84,21 +91,26 @@ void read_set(FileSystem& files, const std::string& path, const NamedSet& named)
     const TensorView& view = named.set->view(i);
     const SafetensorsEntry& entry = reader.at(named.set->spec(i).name);
     if (entry.dtype != view.dtype || entry.shape != named.set->spec(i).shape) {
-      throw_bad_input({.where = path, .field = entry.name,
-                       .found = fmt::format("{} {}", dtype_name(entry.dtype), to_string(entry.shape)),
-                       .expected = fmt::format("{} {}", dtype_name(view.dtype), to_string(view.shape))});
+      throw_bad_input(
+          {.where = path,
+           .field = entry.name,
+           .found = fmt::format("{} {}", dtype_name(entry.dtype), to_string(entry.shape)),
+           .expected = fmt::format("{} {}", dtype_name(view.dtype), to_string(view.shape))});
     }
     reader.read_converted(entry, view);
   }
   const auto found = static_cast<int64_t>(reader.entries().size());
   if (found != expected) {
-    throw_bad_input({.where = path, .found = fmt::format("{} tensors", found), .expected = fmt::format("{}, those of the model", expected)});
+    throw_bad_input({.where = path,
+                     .found = fmt::format("{} tensors", found),
+                     .expected = fmt::format("{}, those of the model", expected)});
   }
 }
 
 // The step of "step-00000120"; nullopt for any other name.
 std::optional<int64_t> step_of_name(std::string_view name) {
-  if (name.size() != kPrefix.size() + kDigits || name.substr(0, kPrefix.size()) != kPrefix) return std::nullopt;
+  if (name.size() != kPrefix.size() + kDigits || name.substr(0, kPrefix.size()) != kPrefix)
+    return std::nullopt;
   int64_t step = 0;
   for (const char c : name.substr(kPrefix.size())) {
     if (c < '0' || c > '9') return std::nullopt;
@@ -110,16 +122,20 @@ std::optional<int64_t> step_of_name(std::string_view name) {
 Json read_state_json(FileSystem& files, const std::string& folder) {
   const std::string path = join_path(folder, kStateFile);
   Json state = parse_json(files.read_all(path), path);
-  if (!state.is_object()) throw_bad_input({.where = path, .found = describe_json(state), .expected = "an object"});
+  if (!state.is_object())
+    throw_bad_input({.where = path, .found = describe_json(state), .expected = "an object"});
   return state;
 }
 
 template <typename T>
 T required(const Json& object, const char* name, const std::string& where) {
   const auto it = object.find(name);
-  const bool fits = it != object.end() && (std::is_same_v<T, std::string> ? it->is_string() : it->is_number_integer());
+  const bool fits = it != object.end() &&
+                    (std::is_same_v<T, std::string> ? it->is_string() : it->is_number_integer());
   if (!fits) {
-    throw_bad_input({.where = where, .field = name, .found = it == object.end() ? "no such key" : describe_json(*it),
+    throw_bad_input({.where = where,
+                     .field = name,
+                     .found = it == object.end() ? "no such key" : describe_json(*it),
                      .expected = std::is_same_v<T, std::string> ? "a string" : "an integer"});
   }
   return it->template get<T>();
@@ -136,8 +152,10 @@ std::string what_is_damaged(FileSystem& files, const std::string& folder) {
       const FileInfo info = files.info(path);
       if (!info.exists) return name + " is missing";
       const auto bytes = required<int64_t>(entry, "bytes", name);
-      if (info.bytes != bytes) return fmt::format("{} has {} bytes instead of {}", name, info.bytes, bytes);
-      if (hash_file(files, path) != required<std::string>(entry, "xxh3_128", name)) return name + " does not match its hash";
+      if (info.bytes != bytes)
+        return fmt::format("{} has {} bytes instead of {}", name, info.bytes, bytes);
+      if (hash_file(files, path) != required<std::string>(entry, "xxh3_128", name))
+        return name + " does not match its hash";
     }
     return {};
   } catch (const Error& error) {
@@ -148,14 +166,19 @@ std::string what_is_damaged(FileSystem& files, const std::string& folder) {
 }  // namespace
 
 void visit_fields(CheckpointPolicy& c, ConfigFields& f) {
-  f.field("every_steps", c.every_steps, at_least(0), "steps between checkpoints; 0: only at the end and on a signal");
+  f.field("every_steps", c.every_steps, at_least(0),
+          "steps between checkpoints; 0: only at the end and on a signal");
   f.field("keep_last", c.keep_last, at_least(1), "newest checkpoints that are kept");
-  f.field("keep_every", c.keep_every, at_least(0), "steps divisible by this are kept for ever; 0: none");
+  f.field("keep_every", c.keep_every, at_least(0),
+          "steps divisible by this are kept for ever; 0: none");
 }
 
-std::string checkpoint_name(int64_t step) { return fmt::format("{}{:0{}}", kPrefix, step, kDigits); }
+std::string checkpoint_name(int64_t step) {
+  return fmt::format("{}{:0{}}", kPrefix, step, kDigits);
+}
 
-void save_training_checkpoint(FileSystem& files, const std::string& run_folder, const TrainingState& state, TrainStep& step,
+void save_training_checkpoint(FileSystem& files, const std::string& run_folder,
+                              const TrainingState& state, TrainStep& step,
                               const CheckpointExtras& extras) {
   const std::string folder = join_path(checkpoints_folder(run_folder), checkpoint_name(state.step));
   files.make_directories(checkpoints_folder(run_folder));
@@ -168,7 +191,8 @@ void save_training_checkpoint(FileSystem& files, const std::string& run_folder, 
   if (extras.tokenizer != nullptr) save_tokenizer(files, *extras.tokenizer, temporary);
   for (const auto& [name, contents] : extras.files) transaction.write_file(name, contents);
   files.make_directories(join_path(temporary, "training"));
-  for (const NamedSet& named : tensor_files(step)) write_set(files, join_path(temporary, named.file), named);
+  for (const NamedSet& named : tensor_files(step))
+    write_set(files, join_path(temporary, named.file), named);
 
   Json object = Json::object();
   object["format_version"] = kFormatVersion;
@@ -177,7 +201,8 @@ void save_training_checkpoint(FileSystem& files, const std::string& run_folder, 
   object["seed"] = state.seed;
   object["cursor"] = {{"epoch", state.cursor.epoch}, {"row", state.cursor.row}};
   object["data_fingerprint"] = fmt::format("{:016x}", state.data_fingerprint);
-  object["log"] = {{"metrics_bytes", state.log.metrics_bytes}, {"events_bytes", state.log.events_bytes}};
+  object["log"] = {{"metrics_bytes", state.log.metrics_bytes},
+                   {"events_bytes", state.log.events_bytes}};
   object["config"] = parse_json(state.config_json, "configuration");
   Json& list = object["files"] = Json::object();
   for (const std::string& name : files_below(files, temporary)) {
@@ -189,7 +214,8 @@ void save_training_checkpoint(FileSystem& files, const std::string& run_folder, 
   transaction.commit();
 }
 
-std::vector<int64_t> list_checkpoints(FileSystem& files, const std::string& run_folder, std::vector<std::string>& skipped) {
+std::vector<int64_t> list_checkpoints(FileSystem& files, const std::string& run_folder,
+                                      std::vector<std::string>& skipped) {
   std::vector<int64_t> steps;
   const std::string folder = checkpoints_folder(run_folder);
   if (!files.info(folder).is_directory) return steps;
@@ -199,14 +225,16 @@ std::vector<int64_t> list_checkpoints(FileSystem& files, const std::string& run_
     if (files.info(join_path(join_path(folder, name), kStateFile)).exists) {
       steps.push_back(*step);
     } else {
-      skipped.push_back(fmt::format("{} is not complete: it has no training/state.json", join_path(folder, name)));
+      skipped.push_back(fmt::format("{} is not complete: it has no training/state.json",
+                                    join_path(folder, name)));
     }
   }
   std::sort(steps.begin(), steps.end());
   return steps;
 }
 
-std::optional<int64_t> find_latest_checkpoint(FileSystem& files, const std::string& run_folder, std::vector<std::string>& skipped) {
+std::optional<int64_t> find_latest_checkpoint(FileSystem& files, const std::string& run_folder,
+                                              std::vector<std::string>& skipped) {
   const std::vector<int64_t> steps = list_checkpoints(files, run_folder, skipped);
   for (auto step = steps.rbegin(); step != steps.rend(); ++step) {
     const std::string folder = join_path(checkpoints_folder(run_folder), checkpoint_name(*step));
@@ -222,7 +250,10 @@ TrainingState read_training_state(FileSystem& files, const std::string& checkpoi
   const std::string where = join_path(checkpoint_folder, kStateFile);
   const auto version = required<int64_t>(object, "format_version", where);
   if (version != kFormatVersion) {
-    throw_bad_input({.where = where, .field = "format_version", .found = std::to_string(version), .expected = std::to_string(kFormatVersion)});
+    throw_bad_input({.where = where,
+                     .field = "format_version",
+                     .found = std::to_string(version),
+                     .expected = std::to_string(kFormatVersion)});
   }
   TrainingState state;
   state.step = required<int64_t>(object, "step", where);
@@ -230,43 +261,62 @@ TrainingState read_training_state(FileSystem& files, const std::string& checkpoi
   state.seed = required<uint64_t>(object, "seed", where);
   const auto nested = [&](const char* name) -> const Json& {
     const auto it = object.find(name);
-    if (it == object.end() || !it->is_object()) throw_bad_input({.where = where, .field = name, .found = "no object", .expected = "an object"});
+    if (it == object.end() || !it->is_object())
+      throw_bad_input(
+          {.where = where, .field = name, .found = "no object", .expected = "an object"});
     return *it;
   };
-  state.cursor = {required<int64_t>(nested("cursor"), "epoch", where), required<int64_t>(nested("cursor"), "row", where)};
-  state.log = {required<int64_t>(nested("log"), "metrics_bytes", where), required<int64_t>(nested("log"), "events_bytes", where)};
+  state.cursor = {required<int64_t>(nested("cursor"), "epoch", where),
+                  required<int64_t>(nested("cursor"), "row", where)};
+  state.log = {required<int64_t>(nested("log"), "metrics_bytes", where),
+               required<int64_t>(nested("log"), "events_bytes", where)};
   const auto fingerprint = required<std::string>(object, "data_fingerprint", where);
-  if (fingerprint.size() != 16 || fingerprint.find_first_not_of("0123456789abcdef") != std::string::npos) {
-    throw_bad_input({.where = where, .field = "data_fingerprint", .found = fingerprint, .expected = "16 hexadecimal digits"});
+  if (fingerprint.size() != 16 ||
+      fingerprint.find_first_not_of("0123456789abcdef") != std::string::npos) {
+    throw_bad_input({.where = where,
+                     .field = "data_fingerprint",
+                     .found = fingerprint,
+                     .expected = "16 hexadecimal digits"});
   }
   state.data_fingerprint = std::stoull(fingerprint, nullptr, 16);
   state.config_json = nested("config").dump();
   return state;
 }
 
-void load_training_tensors(FileSystem& files, const std::string& checkpoint_folder, TrainStep& step) {
-  for (const NamedSet& named : tensor_files(step)) read_set(files, join_path(checkpoint_folder, named.file), named);
+void load_training_tensors(FileSystem& files, const std::string& checkpoint_folder,
+                           TrainStep& step) {
+  for (const NamedSet& named : tensor_files(step))
+    read_set(files, join_path(checkpoint_folder, named.file), named);
   step.refresh_weights();
 }
 
-void remove_old_checkpoints(FileSystem& files, const std::string& run_folder, const CheckpointPolicy& policy) {
+void remove_leftovers(FileSystem& files, const std::string& run_folder) {
   const std::string folder = checkpoints_folder(run_folder);
   if (!files.info(folder).is_directory) return;
+  for (const std::string& name : files.list(folder)) {
+    const size_t digits_end = kPrefix.size() + kDigits;
+    if (name.size() <= digits_end || !step_of_name(std::string_view(name).substr(0, digits_end)))
+      continue;
+    const std::string_view suffix = std::string_view(name).substr(digits_end);
+    if (suffix == kSaving || suffix == kDeleting) files.remove_all(join_path(folder, name));
+  }
+}
+
+void remove_old_checkpoints(FileSystem& files, const std::string& run_folder,
+                            const CheckpointPolicy& policy) {
+  const std::string folder = checkpoints_folder(run_folder);
+  remove_leftovers(files, run_folder);
   std::vector<std::string> skipped;
   const std::vector<int64_t> steps = list_checkpoints(files, run_folder, skipped);
   const auto count = static_cast<int64_t>(steps.size());
   for (int64_t i = 0; i + policy.keep_last < count; ++i) {
     const int64_t step = steps[static_cast<size_t>(i)];
     if (policy.keep_every > 0 && step % policy.keep_every == 0) continue;
-    // Renamed first: a process that dies while deleting must not leave half a checkpoint under its name.
+    // Renamed first: a process that dies while deleting must not leave half a checkpoint under its
+    // name.
     const std::string path = join_path(folder, checkpoint_name(step));
     files.rename(path, path + std::string(kDeleting));
-  }
-  for (const std::string& name : files.list(folder)) {
-    const size_t digits_end = kPrefix.size() + kDigits;
-    if (name.size() <= digits_end || !step_of_name(std::string_view(name).substr(0, digits_end))) continue;
-    const std::string_view suffix = std::string_view(name).substr(digits_end);
-    if (suffix == kSaving || suffix == kDeleting) files.remove_all(join_path(folder, name));
+    files.remove_all(path + std::string(kDeleting));
   }
 }
 

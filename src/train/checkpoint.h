@@ -1,7 +1,7 @@
-// Training checkpoints: RUN/checkpoints/step-NNNNNNNN is a Hugging Face folder that anyone can load, with
-// what resuming needs beside it in training/. state.json is written last and holds size and hash of
-// every other file: a folder without it, or that does not match it, is no checkpoint. The layout is
-// described in docs/formats/training_checkpoint.md.
+// Training checkpoints: RUN/checkpoints/step-NNNNNNNN is a Hugging Face folder that anyone can
+// load, with what resuming needs beside it in training/. state.json is written last and holds size
+// and hash of every other file: a folder without it, or that does not match it, is no checkpoint.
+// The layout is described in docs/formats/training_checkpoint.md.
 #pragma once
 
 #include <cstdint>
@@ -20,7 +20,7 @@ namespace fathom {
 struct CheckpointPolicy {
   int64_t every_steps = 500;  // and at the end, and on a signal; 0: only those
   int64_t keep_last = 2;
-  int64_t keep_every = 0;     // steps divisible by this stay for ever; 0: none
+  int64_t keep_every = 0;  // steps divisible by this stay for ever; 0: none
 };
 void visit_fields(CheckpointPolicy& c, ConfigFields& f);
 
@@ -38,26 +38,31 @@ struct TrainingState {
 std::string checkpoint_name(int64_t step);  // step-00000120
 
 struct CheckpointExtras {
-  const Tokenizer* tokenizer = nullptr;  // saved with the weights; may be null
+  const Tokenizer* tokenizer = nullptr;                    // saved with the weights; may be null
   std::vector<std::pair<std::string, std::string>> files;  // further files by name
 };
 // One transaction: the folder appears whole, or nothing changes.
-void save_training_checkpoint(FileSystem& files, const std::string& run_folder, const TrainingState& state,
-                              TrainStep& step, const CheckpointExtras& extras);
+void save_training_checkpoint(FileSystem& files, const std::string& run_folder,
+                              const TrainingState& state, TrainStep& step,
+                              const CheckpointExtras& extras);
 
-// Steps of the complete checkpoints of a run, ascending. Incomplete folders are left out and described
-// in `skipped`.
+// Steps of the complete checkpoints of a run, ascending. Incomplete folders are left out and
+// described in `skipped`.
 std::vector<int64_t> list_checkpoints(FileSystem& files, const std::string& run_folder,
                                       std::vector<std::string>& skipped);
-// The newest checkpoint whose files match their hashes; those that do not are described in `skipped`.
+// The newest checkpoint whose files match their hashes; those that do not are described in
+// `skipped`.
 std::optional<int64_t> find_latest_checkpoint(FileSystem& files, const std::string& run_folder,
                                               std::vector<std::string>& skipped);
 TrainingState read_training_state(FileSystem& files, const std::string& checkpoint_folder);
 // Tensors of a checkpoint into `step` (master, moments, average, router biases), bit for bit.
-void load_training_tensors(FileSystem& files, const std::string& checkpoint_folder, TrainStep& step);
+void load_training_tensors(FileSystem& files, const std::string& checkpoint_folder,
+                           TrainStep& step);
 
-// Deletes what the policy no longer keeps; call after the newest one is durable. Also removes leftovers
-// of saves that never finished.
-void remove_old_checkpoints(FileSystem& files, const std::string& run_folder, const CheckpointPolicy& policy);
+// Deletes what the policy no longer keeps; call after the newest one is durable.
+void remove_old_checkpoints(FileSystem& files, const std::string& run_folder,
+                            const CheckpointPolicy& policy);
+// Deletes what saves and deletions that never finished have left.
+void remove_leftovers(FileSystem& files, const std::string& run_folder);
 
 }  // namespace fathom

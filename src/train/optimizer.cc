@@ -23,13 +23,15 @@ namespace {
 // Moments and master follow the width of the master: fp64 runs keep everything in fp64.
 ParameterDtypes moment_dtypes(const ParameterSet& master, const OptimizerConfig& config) {
   const DType wide = master.view(0).dtype;
-  const DType dtype = wide == DType::kF64 ? DType::kF64 : (config.moments == "bf16" ? DType::kBF16 : DType::kF32);
+  const DType dtype =
+      wide == DType::kF64 ? DType::kF64 : (config.moments == "bf16" ? DType::kBF16 : DType::kF32);
   return {dtype, dtype};
 }
 
 bool follows(const ParameterSet& set, int64_t i) {
   const TensorView& before = set.view(i - 1);
-  return static_cast<const std::byte*>(before.data) + before.num_bytes() == static_cast<const std::byte*>(set.view(i).data);
+  return static_cast<const std::byte*>(before.data) + before.num_bytes() ==
+         static_cast<const std::byte*>(set.view(i).data);
 }
 
 TensorView flat(const ParameterSet& set, int64_t first, int64_t num_elements) {
@@ -38,7 +40,8 @@ TensorView flat(const ParameterSet& set, int64_t first, int64_t num_elements) {
 }
 
 double value_at(const TensorView& view, int64_t i) {
-  return view.dtype == DType::kF64 ? view.as<double>()[i] : static_cast<double>(view.as<float>()[i]);
+  return view.dtype == DType::kF64 ? view.as<double>()[i]
+                                   : static_cast<double>(view.as<float>()[i]);
 }
 
 }  // namespace
@@ -46,16 +49,20 @@ double value_at(const TensorView& view, int64_t i) {
 double Optimizer::weight_decay_of(ParameterKind kind) const {
   switch (kind) {
     case ParameterKind::kMatrix:
-    case ParameterKind::kRouter: return config_.weight_decay;
-    case ParameterKind::kEmbedding: return config_.decay_embeddings ? config_.weight_decay : 0;
-    case ParameterKind::kNorm: return config_.decay_norms ? config_.weight_decay : 0;
-    case ParameterKind::kRouterBias: return 0;
+    case ParameterKind::kRouter:
+      return config_.weight_decay;
+    case ParameterKind::kEmbedding:
+      return config_.decay_embeddings ? config_.weight_decay : 0;
+    case ParameterKind::kNorm:
+      return config_.decay_norms ? config_.weight_decay : 0;
+    case ParameterKind::kRouterBias:
+      return 0;
   }
   return 0;
 }
 
-Optimizer::Optimizer(const std::vector<ParameterSpec>& specs, const OptimizerConfig& config, ParameterSet& master,
-                     const ParameterSet& weights)
+Optimizer::Optimizer(const std::vector<ParameterSpec>& specs, const OptimizerConfig& config,
+                     ParameterSet& master, const ParameterSet& weights)
     : config_(config),
       master_(master),
       weights_(weights),
@@ -67,8 +74,9 @@ Optimizer::Optimizer(const std::vector<ParameterSpec>& specs, const OptimizerCon
     if (spec.kind == ParameterKind::kRouterBias) continue;
     const double decay = weight_decay_of(spec.kind);
     const bool extends = !runs_.empty() && runs_.back().first + runs_.back().count == i &&
-                         runs_.back().weight_decay == decay && weights.view(i).dtype == weights.view(i - 1).dtype &&
-                         follows(master, i) && follows(weights, i) && follows(m_, i) && follows(v_, i);
+                         runs_.back().weight_decay == decay &&
+                         weights.view(i).dtype == weights.view(i - 1).dtype && follows(master, i) &&
+                         follows(weights, i) && follows(m_, i) && follows(v_, i);
     if (!extends) runs_.push_back({.first = i, .weight_decay = decay});
     ++runs_.back().count;
     runs_.back().num_elements += spec.shape.num_elements();
@@ -83,11 +91,13 @@ double Optimizer::gradient_norm(Context& ctx, const ParameterSet& gradients) con
       const double tensor_squares = sum_of_squares(ctx, gradient);
       if (!std::isfinite(tensor_squares)) {
         const int64_t element = first_non_finite(gradient);
-        // Finite elements whose squares overflow fp64 cannot come from fp32; in fp64 they are as broken.
-        throw NonFiniteError(ErrorKind::kBadInput,
-                             fmt::format("the gradient of {} is not finite: element {} of {} is {}", gradients.spec(i).name,
-                                         element, to_string(gradients.spec(i).shape),
-                                         element >= 0 ? value_at(gradient, element) : tensor_squares));
+        // Finite elements whose squares overflow fp64 cannot come from fp32; in fp64 they are as
+        // broken.
+        throw NonFiniteError(
+            ErrorKind::kBadInput,
+            fmt::format("the gradient of {} is not finite: element {} of {} is {}",
+                        gradients.spec(i).name, element, to_string(gradients.spec(i).shape),
+                        element >= 0 ? value_at(gradient, element) : tensor_squares));
       }
       squares += tensor_squares;
     }
@@ -95,14 +105,17 @@ double Optimizer::gradient_norm(Context& ctx, const ParameterSet& gradients) con
   return std::sqrt(squares);
 }
 
-void Optimizer::update(Context& ctx, const ParameterSet& gradients, double norm, double lr, int64_t step) {
+void Optimizer::update(Context& ctx, const ParameterSet& gradients, double norm, double lr,
+                       int64_t step) {
   FATHOM_CHECK(std::isfinite(norm), "an update with a gradient norm of {}", norm);
   // As torch.nn.utils.clip_grad_norm_, without its 1e-6 in the denominator.
-  const double grad_scale = config_.clip_norm > 0 && norm > config_.clip_norm ? config_.clip_norm / norm : 1.0;
+  const double grad_scale =
+      config_.clip_norm > 0 && norm > config_.clip_norm ? config_.clip_norm / norm : 1.0;
   for (const Run& run : runs_) {
     // Gradients may lie apart where the others are one run: then tensor by tensor.
     bool joined = true;
-    for (int64_t i = run.first + 1; joined && i < run.first + run.count; ++i) joined = follows(gradients, i);
+    for (int64_t i = run.first + 1; joined && i < run.first + run.count; ++i)
+      joined = follows(gradients, i);
     const int64_t parts = joined ? 1 : run.count;
     for (int64_t part = 0; part < parts; ++part) {
       const int64_t i = run.first + part;
@@ -142,7 +155,8 @@ void update_average(Context& ctx, const ParameterSet& master, double decay, Para
         for (int64_t e = begin; e < end; ++e) to[e] = keep * to[e] + take * w[e];
       } else {
         const double* w = from.as<double>();
-        for (int64_t e = begin; e < end; ++e) to[e] = keep * to[e] + take * static_cast<float>(w[e]);
+        for (int64_t e = begin; e < end; ++e)
+          to[e] = keep * to[e] + take * static_cast<float>(w[e]);
       }
     });
   }

@@ -1,6 +1,6 @@
-// AdamW over all parameters of a model (report section 4.2: beta 0.9 and 0.95, weight decay 0.1, clipping at
-// a global gradient norm of 1), with fp32 master weights and fp32 or bf16 moments, and the moving
-// average of the weights. The router bias is no part of it (bias_update.h).
+// AdamW over all parameters of a model (report section 4.2: beta 0.9 and 0.95, weight decay 0.1,
+// clipping at a global gradient norm of 1), with fp32 master weights and fp32 or bf16 moments, and
+// the moving average of the weights. The router bias is no part of it (bias_update.h).
 #pragma once
 
 #include <cstdint>
@@ -17,11 +17,11 @@ namespace fathom {
 struct OptimizerConfig {
   double beta1 = 0.9;
   double beta2 = 0.95;
-  double eps = 1e-8;            // not published (SPEC U4)
-  double weight_decay = 0.1;    // of matrices and the router
+  double eps = 1e-8;             // not published (SPEC U4)
+  double weight_decay = 0.1;     // of matrices and the router
   bool decay_embeddings = true;  // SPEC U5
   bool decay_norms = false;
-  double clip_norm = 1.0;       // of all gradients together; 0: none
+  double clip_norm = 1.0;        // of all gradients together; 0: none
   std::string moments = "fp32";  // or bf16
 };
 void visit_fields(OptimizerConfig& c, ConfigFields& f);
@@ -35,11 +35,11 @@ class NonFiniteError : public Error {
 class Optimizer {
  public:
   // `master` and `weights` (the compute copy that each step rewrites) outlive the optimizer.
-  Optimizer(const std::vector<ParameterSpec>& specs, const OptimizerConfig& config, ParameterSet& master,
-            const ParameterSet& weights);
+  Optimizer(const std::vector<ParameterSpec>& specs, const OptimizerConfig& config,
+            ParameterSet& master, const ParameterSet& weights);
 
-  // Global norm of `gradients` as seen by clipping. Throws NonFiniteError naming the first parameter,
-  // element and value when it is not finite.
+  // Global norm of `gradients` as seen by clipping. Throws NonFiniteError naming the first
+  // parameter, element and value when it is not finite.
   double gradient_norm(Context& ctx, const ParameterSet& gradients) const;
   // One update with gradients scaled by min(1, clip_norm / norm); step counts from 1.
   void update(Context& ctx, const ParameterSet& gradients, double norm, double lr, int64_t step);
@@ -62,7 +62,8 @@ class Optimizer {
   std::vector<Run> runs_;
 };
 
-// average = decay * average + (1 - decay) * master, elementwise in fp32; nothing that training reads.
+// average = decay * average + (1 - decay) * master, elementwise in fp32; nothing that training
+// reads.
 void update_average(Context& ctx, const ParameterSet& master, double decay, ParameterSet& average);
 
 }  // namespace fathom

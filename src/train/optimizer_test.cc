@@ -14,7 +14,9 @@ namespace {
 
 // The golden run's three tensors as a model's parameter list.
 std::vector<ParameterSpec> golden_specs() {
-  return {{.name = "a", .shape = {7, 5}}, {.name = "b", .shape = {13}}, {.name = "c", .shape = {3, 4, 2}, .packed = true}};
+  return {{.name = "a", .shape = {7, 5}},
+          {.name = "b", .shape = {13}},
+          {.name = "c", .shape = {3, 4, 2}, .packed = true}};
 }
 
 // 50 steps of torch.optim.AdamW under a changing learning rate (SYSTEMS row 36).
@@ -30,20 +32,29 @@ TEST(OptimizerTest, FollowsTorchForFiftySteps) {
   Context ctx(1);
   for (const bool wide : {true, false}) {
     const DType dtype = wide ? DType::kF64 : DType::kF32;
-    const OptimizerConfig config{.beta1 = hyper[0], .beta2 = hyper[1], .eps = hyper[2], .weight_decay = hyper[3], .clip_norm = 0};
-    ParameterSet master("master", golden_specs(), {dtype, dtype}), gradients("gradients", golden_specs(), {dtype, dtype});
+    const OptimizerConfig config{.beta1 = hyper[0],
+                                 .beta2 = hyper[1],
+                                 .eps = hyper[2],
+                                 .weight_decay = hyper[3],
+                                 .clip_norm = 0};
+    ParameterSet master("master", golden_specs(), {dtype, dtype}),
+        gradients("gradients", golden_specs(), {dtype, dtype});
     ParameterSet weights("weights", golden_specs(), {wide ? DType::kF64 : DType::kBF16, dtype});
     Optimizer optimizer(golden_specs(), config, master, weights);
     const auto set = [](const TensorView& view, const double* values) {
       for (int64_t i = 0; i < view.num_elements(); ++i) {
-        if (view.dtype == DType::kF64) view.as<double>()[i] = values[i];
-        else view.as<float>()[i] = static_cast<float>(values[i]);
+        if (view.dtype == DType::kF64)
+          view.as<double>()[i] = values[i];
+        else
+          view.as<float>()[i] = static_cast<float>(values[i]);
       }
     };
     const auto get = [](const TensorView& view, int64_t i) {
-      return view.dtype == DType::kF64 ? view.as<double>()[i] : static_cast<double>(view.as<float>()[i]);
+      return view.dtype == DType::kF64 ? view.as<double>()[i]
+                                       : static_cast<double>(view.as<float>()[i]);
     };
-    for (const char* name : {"a", "b", "c"}) set(master[name], read(std::string(name) + ".initial").data());
+    for (const char* name : {"a", "b", "c"})
+      set(master[name], read(std::string(name) + ".initial").data());
     double worst = 0;
     for (int64_t step = 0; step < 50; ++step) {
       for (const char* name : {"a", "b", "c"}) {
@@ -54,9 +65,11 @@ TEST(OptimizerTest, FollowsTorchForFiftySteps) {
       optimizer.update(ctx, gradients, norm, lr[static_cast<size_t>(step)], step + 1);
       for (const char* name : {"a", "b", "c"}) {
         const TensorView w = master[name];
-        const std::vector<double> after = read(std::string(name) + (wide ? ".after64" : ".after32"));
+        const std::vector<double> after =
+            read(std::string(name) + (wide ? ".after64" : ".after32"));
         for (int64_t i = 0; i < w.num_elements(); ++i) {
-          worst = std::max(worst, std::abs(get(w, i) - after[static_cast<size_t>(step * w.num_elements() + i)]));
+          worst = std::max(
+              worst, std::abs(get(w, i) - after[static_cast<size_t>(step * w.num_elements() + i)]));
         }
       }
     }
@@ -64,7 +77,8 @@ TEST(OptimizerTest, FollowsTorchForFiftySteps) {
     std::printf("[ MARGIN   ] %s: worst difference %.1e\n", wide ? "fp64" : "fp32", worst);
     if (!wide) {
       for (int64_t i = 0; i < 13; ++i) {
-        EXPECT_EQ(static_cast<float>(weights["b"].as<bf16>()[i]), static_cast<float>(bf16(master["b"].as<float>()[i])));
+        EXPECT_EQ(static_cast<float>(weights["b"].as<bf16>()[i]),
+                  static_cast<float>(bf16(master["b"].as<float>()[i])));
       }
     }
   }
@@ -94,7 +108,8 @@ TEST(OptimizerTest, DecayFollowsTheKindOfParameter) {
     toy.optimizer.update(ctx, toy.gradients, 0, 0.5, 1);
     for (int64_t i = 0; i < toy.master.size(); ++i) {
       const ParameterSpec& spec = toy.master.spec(i);
-      const bool decays = spec.kind == ParameterKind::kMatrix || spec.kind == ParameterKind::kRouter ||
+      const bool decays = spec.kind == ParameterKind::kMatrix ||
+                          spec.kind == ParameterKind::kRouter ||
                           (spec.kind == ParameterKind::kEmbedding && decay_embeddings);
       const float factor = decays ? 1 - 0.5f * 0.1f : 1.0f;
       for (int64_t e = 0; e < before.view(i).num_elements(); ++e) {
@@ -107,7 +122,8 @@ TEST(OptimizerTest, DecayFollowsTheKindOfParameter) {
 
 TEST(OptimizerTest, ClippingScalesByTheNormOfAllGradientsTogether) {
   Context ctx(1);
-  ToyOptimizer clipped({.weight_decay = 0, .clip_norm = 1}), by_hand({.weight_decay = 0, .clip_norm = 0});
+  ToyOptimizer clipped({.weight_decay = 0, .clip_norm = 1}),
+      by_hand({.weight_decay = 0, .clip_norm = 0});
   double squares = 0;
   for (int64_t i = 0; i < clipped.gradients.size(); ++i) {
     if (clipped.gradients.spec(i).kind == ParameterKind::kRouterBias) continue;
@@ -123,7 +139,8 @@ TEST(OptimizerTest, ClippingScalesByTheNormOfAllGradientsTogether) {
   ASSERT_GT(norm, 10);
   for (int64_t i = 0; i < clipped.gradients.size(); ++i) {
     for (int64_t e = 0; e < clipped.gradients.view(i).num_elements(); ++e) {
-      by_hand.gradients.view(i).as<float>()[e] = static_cast<float>(clipped.gradients.view(i).as<float>()[e] / norm);
+      by_hand.gradients.view(i).as<float>()[e] =
+          static_cast<float>(clipped.gradients.view(i).as<float>()[e] / norm);
     }
   }
   clipped.optimizer.update(ctx, clipped.gradients, norm, 0.01, 1);

@@ -7,7 +7,8 @@ namespace {
 
 int count(const std::string& text, const std::string& part) {
   int n = 0;
-  for (size_t at = text.find(part); at != std::string::npos; at = text.find(part, at + part.size())) ++n;
+  for (size_t at = text.find(part); at != std::string::npos; at = text.find(part, at + part.size()))
+    ++n;
   return n;
 }
 
@@ -16,7 +17,10 @@ TEST(PicturesTest, EveryRowOfTheLoadHasMeanOne) {
   const ExpertLoad load = expert_load({"layer 1", "layer 2", "mtp 1"}, 4, counts);
   EXPECT_EQ(load.relative[0], 2.0);
   for (size_t r = 0; r < 2; ++r) {
-    EXPECT_NEAR(std::accumulate(load.relative.begin() + 4 * static_cast<int>(r), load.relative.begin() + 4 * static_cast<int>(r) + 4, 0.0) / 4, 1, 1e-9);
+    EXPECT_NEAR(std::accumulate(load.relative.begin() + 4 * static_cast<int>(r),
+                                load.relative.begin() + 4 * static_cast<int>(r) + 4, 0.0) /
+                    4,
+                1, 1e-9);
   }
   EXPECT_EQ(load.relative[8], 0);  // a layer without tokens
 }
@@ -57,7 +61,8 @@ TEST(PicturesTest, CurvesKeepTheirWidthAndSkipWhatIsNotFinite) {
   EXPECT_EQ(count(text, "\n"), 10);
   EXPECT_EQ(count(text, "│"), 9);
   EXPECT_NE(text.find("5.000"), std::string::npos);
-  const std::string svg = loss_curve_svg({curve, {.name = "mtp", .x = {0, 49}, .y = {4, 1}}}, "Loss");
+  const std::string svg =
+      loss_curve_svg({curve, {.name = "mtp", .x = {0, 49}, .y = {4, 1}}}, "Loss");
   EXPECT_EQ(count(svg, "<polyline"), 2);
   EXPECT_EQ(count(svg, "nan"), 0);
   // Nothing to show is fine too.

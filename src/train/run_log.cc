@@ -64,11 +64,16 @@ int64_t cut_back(FileSystem& files, const std::string& path, int64_t bytes) {
 
 std::string progress_line(const StepRecord& r) {
   std::string line = fmt::format(
-      "step {:>6}  {:>4.1f}%  loss {:.4f}  mtp {:.4f}  bpb {:.4f}  lr {:.2e}  grad {:.3f}  {:>7} tok/s  mfu {:.1f}%  overload {:.2f}",
-      r.step, r.total_tokens > 0 ? 100.0 * static_cast<double>(r.tokens) / static_cast<double>(r.total_tokens) : 0.0, r.loss,
-      r.mtp_loss, r.bits_per_byte, r.lr, r.grad_norm, count_text(static_cast<int64_t>(r.tokens_per_second)), 100 * r.mfu,
-      r.max_violation);
-  if (r.held_out_bits_per_byte) line += fmt::format("  held-out bpb {:.4f}", *r.held_out_bits_per_byte);
+      "step {:>6}  {:>4.1f}%  loss {:.4f}  mtp {:.4f}  bpb {:.4f}  lr {:.2e}  grad {:.3f}  {:>7} "
+      "tok/s  mfu {:.1f}%  overload {:.2f}",
+      r.step,
+      r.total_tokens > 0
+          ? 100.0 * static_cast<double>(r.tokens) / static_cast<double>(r.total_tokens)
+          : 0.0,
+      r.loss, r.mtp_loss, r.bits_per_byte, r.lr, r.grad_norm,
+      count_text(static_cast<int64_t>(r.tokens_per_second)), 100 * r.mfu, r.max_violation);
+  if (r.held_out_bits_per_byte)
+    line += fmt::format("  held-out bpb {:.4f}", *r.held_out_bits_per_byte);
   return line;
 }
 
@@ -128,7 +133,8 @@ std::vector<StepRecord> read_metrics(FileSystem& files, const std::string& run_f
     begin = end + 1;
     const auto number = [&](const char* name) -> const Json& {
       if (!object.is_object() || !object.contains(name) || !object[name].is_number()) {
-        throw_bad_input({.where = where, .field = name, .found = "no number", .expected = "a number"});
+        throw_bad_input(
+            {.where = where, .field = name, .found = "no number", .expected = "a number"});
       }
       return object[name];
     };

@@ -1,5 +1,5 @@
-// What a run writes down: one line of metrics.jsonl a step (the source of truth) and a TensorBoard event
-// file, both cut back to the checkpoint on resume, so that no step stands there twice.
+// What a run writes down: one line of metrics.jsonl a step (the source of truth) and a TensorBoard
+// event file, both cut back to the checkpoint on resume, so that no step stands there twice.
 #pragma once
 
 #include <cstdint>

@@ -23,12 +23,14 @@ TEST(TfeventsTest, Crc32cKnownValues) {
   EXPECT_EQ(crc32c(""), 0u);
 }
 
-// The bytes that the tensorboard package (2.x) writes for these two events, and reads back: wall time 1.5, step 300,
-// loss 2.5 and lr 0.125.
+// The bytes that the tensorboard package (2.x) writes for these two events, and reads back: wall
+// time 1.5, step 300, loss 2.5 and lr 0.125.
 TEST(TfeventsTest, BytesAreThoseThatTensorboardReads) {
-  EXPECT_EQ(hex(tfevents_header(1.5)), "1800000000000000a37f4b2209000000000000f83f1a0d627261696e2e4576656e743a322a28646c");
+  EXPECT_EQ(hex(tfevents_header(1.5)),
+            "1800000000000000a37f4b2209000000000000f83f1a0d627261696e2e4576656e743a322a28646c");
   EXPECT_EQ(hex(tfevents_scalars(1.5, 300, {{"loss", 2.5}, {"lr", 0.125}})),
-            "2600000000000000734fe30009000000000000f83f10ac022a180a0b0a046c6f737315000020400a090a026c72150000003e8bd1d198");
+            "2600000000000000734fe30009000000000000f83f10ac022a180a0b0a046c6f737315000020400a090a02"
+            "6c72150000003e8bd1d198");
 }
 
 TEST(TfeventsTest, EveryRecordCarriesItsLengthAndChecksums) {
@@ -45,15 +47,25 @@ TEST(TfeventsTest, EveryRecordCarriesItsLengthAndChecksums) {
 }
 
 StepRecord record_of(int64_t step) {
-  return {.step = step, .tokens = 96 * step, .total_tokens = 9600, .loss = 5.0 / static_cast<double>(step), .mtp_loss = 0.1 + 0.2,
-          .lr = 1e-3, .grad_norm = 2, .batch_rows = 4, .tokens_per_second = 12345, .mfu = 0.25, .max_violation = 0.5};
+  return {.step = step,
+          .tokens = 96 * step,
+          .total_tokens = 9600,
+          .loss = 5.0 / static_cast<double>(step),
+          .mtp_loss = 0.1 + 0.2,
+          .lr = 1e-3,
+          .grad_norm = 2,
+          .batch_rows = 4,
+          .tokens_per_second = 12345,
+          .mfu = 0.25,
+          .max_violation = 0.5};
 }
 
 TEST(RunLogTest, MetricsHaveTheirKeysAndReadBack) {
   const TestFolder folder("run_log");
   StepRecord record = record_of(1);
   const std::string line = metrics_json(record);
-  for (const char* key : {"step", "tokens", "loss", "mtp_loss", "lr", "grad_norm", "tokens_per_second", "mfu", "max_violation"}) {
+  for (const char* key : {"step", "tokens", "loss", "mtp_loss", "lr", "grad_norm",
+                          "tokens_per_second", "mfu", "max_violation"}) {
     EXPECT_NE(line.find("\"" + std::string(key) + "\":"), std::string::npos) << key;
   }
   EXPECT_EQ(line.find('\n'), std::string::npos);
@@ -92,7 +104,8 @@ TEST(RunLogTest, ResumingCutsBackToTheCheckpoint) {
   ASSERT_EQ(records.size(), 6u);
   for (size_t i = 0; i < 6; ++i) EXPECT_EQ(records[i].step, static_cast<int64_t>(i) + 1);
   // The event file too: a header and six records of equal size.
-  const std::string events = local_file_system().read_all(folder / "tensorboard/events.out.tfevents.0.fathom");
+  const std::string events =
+      local_file_system().read_all(folder / "tensorboard/events.out.tfevents.0.fathom");
   const size_t header = tfevents_header(0).size();
   int records_found = 0;
   for (size_t at = header; at < events.size(); ++records_found) {

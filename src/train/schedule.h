@@ -1,6 +1,7 @@
-// The recipe as data (report section 4.2; SPEC C.5, C.6): what learning rate, batch size, bias update speed
-// and loss weights a step has, as functions of the step and of the tokens seen before it. Every
-// threshold is a number of tokens or a share of total_tokens, so one file runs at any scale.
+// The recipe as data (report section 4.2; SPEC C.5, C.6): what learning rate, batch size, bias
+// update speed and loss weights a step has, as functions of the step and of the tokens seen before
+// it. Every threshold is a number of tokens or a share of total_tokens, so one file runs at any
+// scale.
 #pragma once
 
 #include <cstdint>
@@ -24,7 +25,8 @@ std::string to_text(const TokenAmount& amount);
 TextValue token_amount_value(TokenAmount& amount);
 
 struct LrPieceConfig {
-  std::string shape = "constant";  // at `lr`; or "cosine" or "linear": from the last piece's lr to `lr`
+  std::string shape =
+      "constant";  // at `lr`; or "cosine" or "linear": from the last piece's lr to `lr`
   double lr = 3e-4;
   TokenAmount tokens{.share = 1, .is_share = true};
 };

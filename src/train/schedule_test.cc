@@ -32,7 +32,8 @@ TEST(ScheduleTest, LearningRateOfTheReportAtProbePoints) {
   EXPECT_EQ(schedule.at(late, 10 * kT - 1).lr, 2.2e-4);
   EXPECT_DOUBLE_EQ(schedule.at(late, 10 * kT).lr, 2.2e-4);
   // A quarter of the cosine: 2.2e-5 + 1.98e-4 (1 + sqrt(1/2)) / 2.
-  EXPECT_DOUBLE_EQ(schedule.at(late, 10 * kT + 1075 * kB).lr, 2.2e-5 + 1.98e-4 * (1 + std::sqrt(0.5)) / 2);
+  EXPECT_DOUBLE_EQ(schedule.at(late, 10 * kT + 1075 * kB).lr,
+                   2.2e-5 + 1.98e-4 * (1 + std::sqrt(0.5)) / 2);
   EXPECT_DOUBLE_EQ(schedule.at(late, 12'150 * kB).lr, 1.21e-4);
   EXPECT_EQ(schedule.at(late, 14'300 * kB).lr, 2.2e-5);
   EXPECT_EQ(schedule.at(late, 14'632 * kB).lr, 2.2e-5);
@@ -64,7 +65,8 @@ TEST(ScheduleTest, BatchRampEndsAtItsTokensAndStepsAddUp) {
   }
   // The first step with the full batch starts within one step of 469B.
   EXPECT_LT(tokens - 469 * kB, 15360 * 4096);
-  // Linear in tokens, rows r(t) = a + (b - a) t / R: R / (4096 (b - a)) ln(b / a) steps, plus rounding down.
+  // Linear in tokens, rows r(t) = a + (b - a) t / R: R / (4096 (b - a)) ln(b / a) steps, plus
+  // rounding down.
   const double closed = 469e9 / (4096.0 * 12288) * std::log(5.0);
   EXPECT_NEAR(static_cast<double>(steps), closed, 0.001 * closed);
   EXPECT_NEAR(static_cast<double>(schedule.total_steps()), 242'800, 100);
@@ -114,12 +116,21 @@ TEST(ScheduleTest, PiecesThatDoNotAddUpAreRefused) {
   };
   EXPECT_EQ(error_of([](ScheduleConfig&) {}), "no error");
   EXPECT_EQ(error_of([](ScheduleConfig& c) { c.lr.pop_back(); }),
-            "schedule: lr: found pieces of together 14633000000000 tokens, expected total_tokens, 14800000000000");
-  EXPECT_NE(error_of([](ScheduleConfig& c) { c.lr.clear(); }).find("at least one"), std::string::npos);
-  EXPECT_NE(error_of([](ScheduleConfig& c) { c.batch_ramp = {}; }).find("batch_ramp"), std::string::npos);
-  EXPECT_NE(error_of([](ScheduleConfig& c) { c.batch_rows_begin = 20000; }).find("batch_rows_begin"), std::string::npos);
-  EXPECT_NE(error_of([](ScheduleConfig& c) { c.lr[0].shape = "cosine"; }).find("lr.0.shape"), std::string::npos);
-  EXPECT_NE(error_of([](ScheduleConfig& c) { c.total_tokens = parse_token_amount("50%"); }).find("total_tokens"), std::string::npos);
+            "schedule: lr: found pieces of together 14633000000000 tokens, expected total_tokens, "
+            "14800000000000");
+  EXPECT_NE(error_of([](ScheduleConfig& c) { c.lr.clear(); }).find("at least one"),
+            std::string::npos);
+  EXPECT_NE(error_of([](ScheduleConfig& c) { c.batch_ramp = {}; }).find("batch_ramp"),
+            std::string::npos);
+  EXPECT_NE(
+      error_of([](ScheduleConfig& c) { c.batch_rows_begin = 20000; }).find("batch_rows_begin"),
+      std::string::npos);
+  EXPECT_NE(error_of([](ScheduleConfig& c) { c.lr[0].shape = "cosine"; }).find("lr.0.shape"),
+            std::string::npos);
+  EXPECT_NE(error_of([](ScheduleConfig& c) {
+              c.total_tokens = parse_token_amount("50%");
+            }).find("total_tokens"),
+            std::string::npos);
 }
 
 }  // namespace

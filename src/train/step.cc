@@ -9,15 +9,18 @@ namespace fathom {
 namespace {
 
 ParameterDtypes master_dtypes(const StepConfig& config) {
-  const DType wide = policy_by_name(config.precision).weights == DType::kF64 ? DType::kF64 : DType::kF32;
+  const DType wide =
+      policy_by_name(config.precision).weights == DType::kF64 ? DType::kF64 : DType::kF32;
   return {wide, wide};
 }
 
 // All of a set as one tensor, gaps between parameters included: they hold zeros and stay so.
 TensorView whole(const ParameterSet& set) {
   const TensorView &first = set.view(0), &last = set.view(set.size() - 1);
-  const int64_t bytes = static_cast<const std::byte*>(last.data) + last.num_bytes() - static_cast<const std::byte*>(first.data);
-  return TensorView(first.data, first.dtype, Shape{bytes / dtype_bytes(first.dtype)}, "all parameters");
+  const int64_t bytes = static_cast<const std::byte*>(last.data) + last.num_bytes() -
+                        static_cast<const std::byte*>(first.data);
+  return TensorView(first.data, first.dtype, Shape{bytes / dtype_bytes(first.dtype)},
+                    "all parameters");
 }
 
 std::string bias_name(int64_t layer_idx) {
@@ -31,11 +34,14 @@ class FirstNonFinite final : public Observer {
     if (found()) return;
     element_ = first_non_finite(value);
     if (element_ < 0) return;
-    where_ = layer_idx < 0 ? std::string(tensor_name) : fmt::format("{} of layer {}", tensor_name, layer_idx);
+    where_ = layer_idx < 0 ? std::string(tensor_name)
+                           : fmt::format("{} of layer {}", tensor_name, layer_idx);
     shape_ = value.shape;
   }
   bool found() const { return !where_.empty(); }
-  std::string describe() const { return fmt::format("{}, element {} of {}", where_, element_, to_string(shape_)); }
+  std::string describe() const {
+    return fmt::format("{}, element {} of {}", where_, element_, to_string(shape_));
+  }
 
  private:
   std::string where_;
@@ -49,19 +55,22 @@ void visit_fields(BalanceConfig& c, ConfigFields& f) {
   f.choice("mode", c.mode, {"bias", "sequence_loss", "batch_loss"},
            "what balances: the bias update (with the loss weight as published), or a loss alone");
   f.field("centred_update", c.centred_update, "keep the sum of the router bias");
-  f.field("from_routing", c.from_routing, "balance loss counts the routing taken instead of the unbiased top-k");
+  f.field("from_routing", c.from_routing,
+          "balance loss counts the routing taken instead of the unbiased top-k");
 }
 
 void visit_fields(StepConfig& c, ConfigFields& f) {
   f.choice("precision", c.precision, {"bf16", "fp32", "fp64"}, "format of weights and activations");
   f.field("context", c.context, at_least(1), "tokens of a row that the model sees");
   f.field("micro_batch_rows", c.micro_batch_rows, at_least(1), "rows computed at a time");
-  f.field("average_decay", c.average_decay, between(0, 0.9999999), "of the moving average of the weights; 0: none");
+  f.field("average_decay", c.average_decay, between(0, 0.9999999),
+          "of the moving average of the weights; 0: none");
   f.table("optimizer", c.optimizer, "AdamW");
   f.table("balance", c.balance, "expert load");
 }
 
-TrainStep::TrainStep(Context& ctx, const ModelConfig& model, const StepConfig& config, uint64_t seed)
+TrainStep::TrainStep(Context& ctx, const ModelConfig& model, const StepConfig& config,
+                     uint64_t seed)
     : ctx_(ctx),
       config_(config),
       model_(model, policy_by_name(config.precision), config.context),
@@ -73,12 +82,14 @@ TrainStep::TrainStep(Context& ctx, const ModelConfig& model, const StepConfig& c
   initialize_parameters(model, seed, master_);
   refresh_weights();
   if (config.average_decay > 0) {
-    average_ = std::make_unique<ParameterSet>("average weights", parameter_specs(model), ParameterDtypes{});
+    average_ = std::make_unique<ParameterSet>("average weights", parameter_specs(model),
+                                              ParameterDtypes{});
     copy_parameters(ctx, master_, *average_);
   }
   expert_counts_.resize(moe_layers_.size() * static_cast<size_t>(model.n_routed_experts));
   for (const int64_t layer : moe_layers_) {
-    if (model.has_router_bias()) biases_.push_back({master_[bias_name(layer)], model_.weights()[bias_name(layer)]});
+    if (model.has_router_bias())
+      biases_.push_back({master_[bias_name(layer)], model_.weights()[bias_name(layer)]});
   }
 }
 
@@ -103,19 +114,23 @@ TokenBatch TrainStep::micro_batch(const Batch& batch, int64_t first_row, int64_t
 }
 
 void TrainStep::report_non_finite_loss(const TokenBatch& rows, int64_t first_row, double loss) {
-  const std::string head = fmt::format("the loss of rows {} to {} of the step is {}", first_row, first_row + rows.num_rows - 1, loss);
+  const std::string head = fmt::format("the loss of rows {} to {} of the step is {}", first_row,
+                                       first_row + rows.num_rows - 1, loss);
   for (int64_t i = 0; i < model_.weights().size(); ++i) {
     const int64_t element = first_non_finite(model_.weights().view(i));
     if (element < 0) continue;
-    throw NonFiniteError(ErrorKind::kBadInput, fmt::format("{}: the weight {} is not finite at element {} of {}", head,
-                                                           master_.spec(i).name, element, to_string(master_.spec(i).shape)));
+    throw NonFiniteError(
+        ErrorKind::kBadInput,
+        fmt::format("{}: the weight {} is not finite at element {} of {}", head,
+                    master_.spec(i).name, element, to_string(master_.spec(i).shape)));
   }
   FirstNonFinite first;
   Observer* const before = std::exchange(ctx_.observer, &first);
   pass_.forward(ctx_, rows, balance_kind());
   ctx_.observer = before;
-  throw NonFiniteError(ErrorKind::kBadInput, fmt::format("{}: the first tensor that is not finite is {}", head,
-                                                         first.found() ? first.describe() : "the loss itself"));
+  throw NonFiniteError(ErrorKind::kBadInput,
+                       fmt::format("{}: the first tensor that is not finite is {}", head,
+                                   first.found() ? first.describe() : "the loss itself"));
 }
 
 StepResult TrainStep::accumulate(const Batch& batch, const StepPlan& plan) {
@@ -124,7 +139,8 @@ StepResult TrainStep::accumulate(const Batch& batch, const StepPlan& plan) {
   const auto inverse = [](int64_t n) { return n > 0 ? 1.0 / static_cast<double>(n) : 0.0; };
   LossScales scales = balance_kind();
   scales.main = inverse(labels.num_main);
-  for (int64_t k = 0; k < depth; ++k) scales.mtp[k] = plan.mtp_weight / static_cast<double>(depth) * inverse(labels.num_mtp[k]);
+  for (int64_t k = 0; k < depth; ++k)
+    scales.mtp[k] = plan.mtp_weight / static_cast<double>(depth) * inverse(labels.num_mtp[k]);
 
   fill_zero(ctx_, whole(gradients_));
   std::fill(expert_counts_.begin(), expert_counts_.end(), 0);
@@ -134,7 +150,8 @@ StepResult TrainStep::accumulate(const Batch& batch, const StepPlan& plan) {
     const double share = static_cast<double>(rows) / static_cast<double>(batch.num_rows);
     scales.balance = plan.balance_weight * share;
     const TokenBatch micro = micro_batch(batch, row, rows);
-    const LossSums sums = pass_.forward_backward(ctx_, micro, scales, gradients_, expert_counts_.data());
+    const LossSums sums =
+        pass_.forward_backward(ctx_, micro, scales, gradients_, expert_counts_.data());
     result.loss += sums.main * inverse(labels.num_main);
     double mtp = 0;
     for (int64_t k = 0; k < depth; ++k) mtp += sums.mtp[k] * inverse(labels.num_mtp[k]);
@@ -143,10 +160,12 @@ StepResult TrainStep::accumulate(const Batch& batch, const StepPlan& plan) {
     const double loss = sums.main + mtp + sums.balance;
     if (!std::isfinite(loss)) report_non_finite_loss(micro, row, loss);
   }
-  result.total_loss = result.loss + plan.mtp_weight * result.mtp_loss + plan.balance_weight * result.balance_loss;
+  result.total_loss =
+      result.loss + plan.mtp_weight * result.mtp_loss + plan.balance_weight * result.balance_loss;
   const auto E = static_cast<size_t>(model_.config().n_routed_experts);
   for (size_t i = 0; i < moe_layers_.size(); ++i) {
-    result.max_violation = std::max(result.max_violation, max_violation({expert_counts_.data() + i * E, E}));
+    result.max_violation =
+        std::max(result.max_violation, max_violation({expert_counts_.data() + i * E, E}));
   }
   return result;
 }
@@ -157,7 +176,8 @@ void TrainStep::update(const StepPlan& plan, int64_t step, StepResult& result) {
   if (config_.balance.mode == "bias") {
     const auto E = static_cast<size_t>(model_.config().n_routed_experts);
     for (size_t i = 0; i < biases_.size(); ++i) {
-      update_router_bias({expert_counts_.data() + i * E, E}, plan.bias_update_speed, config_.balance.centred_update, biases_[i].master);
+      update_router_bias({expert_counts_.data() + i * E, E}, plan.bias_update_speed,
+                         config_.balance.centred_update, biases_[i].master);
       cast(ctx_, biases_[i].master, biases_[i].weights);
     }
   }
@@ -180,7 +200,8 @@ StepResult TrainStep::evaluate(const Batch& batch) {
     const LossSums sums = pass_.forward(ctx_, micro_batch(batch, row, rows), balance_kind());
     loss += sums.main;
     result.num_labels += sums.num_main;
-    result.balance_loss += sums.balance * static_cast<double>(rows) / static_cast<double>(batch.num_rows);
+    result.balance_loss +=
+        sums.balance * static_cast<double>(rows) / static_cast<double>(batch.num_rows);
     for (int64_t k = 0; k < kMaxMtpDepth; ++k) {
       mtp[k] += sums.mtp[k];
       num_mtp[k] += sums.num_mtp[k];
@@ -189,7 +210,8 @@ StepResult TrainStep::evaluate(const Batch& batch) {
   if (result.num_labels > 0) result.loss = loss / static_cast<double>(result.num_labels);
   const int64_t depth = model_.config().num_nextn_predict_layers;
   for (int64_t k = 0; k < depth; ++k) {
-    if (num_mtp[k] > 0) result.mtp_loss += mtp[k] / static_cast<double>(num_mtp[k]) / static_cast<double>(depth);
+    if (num_mtp[k] > 0)
+      result.mtp_loss += mtp[k] / static_cast<double>(num_mtp[k]) / static_cast<double>(depth);
   }
   return result;
 }

@@ -1,7 +1,7 @@
-// One training step over any number of micro-batches: gradients, norm, update, bias update, average.
-// Losses are normalised over the labels of the whole step and the balance loss over its rows, so how
-// rows are cut into micro-batches changes nothing but fp32 rounding; the number of threads changes
-// nothing at all. After the first call a step allocates nothing.
+// One training step over any number of micro-batches: gradients, norm, update, bias update,
+// average. Losses are normalised over the labels of the whole step and the balance loss over its
+// rows, so how rows are cut into micro-batches changes nothing but fp32 rounding; the number of
+// threads changes nothing at all. After the first call a step allocates nothing.
 #pragma once
 
 #include <cstdint>
@@ -20,10 +20,11 @@ namespace fathom {
 
 struct BalanceConfig {
   // bias: the router bias moves, and the sequence-wise loss has its (small) weight, as published.
-  // sequence_loss, batch_loss: the loss alone, over each row or over each micro-batch (report section 4.5.3).
+  // sequence_loss, batch_loss: the loss alone, over each row or over each micro-batch (report
+  // section 4.5.3).
   std::string mode = "bias";
   bool centred_update = false;
-  bool from_routing = false;      // f counts the routing taken instead of the unbiased top-k (SPEC U3)
+  bool from_routing = false;  // f counts the routing taken instead of the unbiased top-k (SPEC U3)
 };
 void visit_fields(BalanceConfig& c, ConfigFields& f);
 
@@ -31,7 +32,7 @@ struct StepConfig {
   std::string precision = "bf16";  // bf16, fp32, fp64
   int64_t context = 256;
   int64_t micro_batch_rows = 4;
-  double average_decay = 0.999;   // of the moving average of the weights; 0: none
+  double average_decay = 0.999;  // of the moving average of the weights; 0: none
   OptimizerConfig optimizer;
   BalanceConfig balance;
 };
@@ -39,11 +40,11 @@ void visit_fields(StepConfig& c, ConfigFields& f);
 
 // Means over the step.
 struct StepResult {
-  double loss = 0;          // cross-entropy of the next token
-  double mtp_loss = 0;      // mean over MTP depths
-  double balance_loss = 0;  // sum over layers, mean over rows, without alpha
-  double total_loss = 0;    // loss + lambda * mtp_loss + alpha * balance_loss
-  double grad_norm = 0;     // before clipping
+  double loss = 0;           // cross-entropy of the next token
+  double mtp_loss = 0;       // mean over MTP depths
+  double balance_loss = 0;   // sum over layers, mean over rows, without alpha
+  double total_loss = 0;     // loss + lambda * mtp_loss + alpha * balance_loss
+  double grad_norm = 0;      // before clipping
   double max_violation = 0;  // of the worst layer
   int64_t num_labels = 0;
   int64_t num_rows = 0;
@@ -68,7 +69,8 @@ class TrainStep {
   Optimizer& optimizer() { return optimizer_; }
   // The moving average; null when there is none.
   ParameterSet* average() { return average_.get(); }
-  // Tokens that each routed expert got in the last step: [moe layers, E] in the order of moe_layers().
+  // Tokens that each routed expert got in the last step: [moe layers, E] in the order of
+  // moe_layers().
   const std::vector<int64_t>& expert_counts() const { return expert_counts_; }
   // After writing into master(): the compute copy from it.
   void refresh_weights();

@@ -31,7 +31,9 @@ void append_varint(uint64_t value, std::string& out) {
 }
 
 // Protocol-buffer keys: field number and wire type (0 varint, 1 64 bits, 2 bytes, 5 32 bits).
-void append_key(int field, int wire_type, std::string& out) { append_varint(static_cast<uint64_t>(field << 3 | wire_type), out); }
+void append_key(int field, int wire_type, std::string& out) {
+  append_varint(static_cast<uint64_t>(field << 3 | wire_type), out);
+}
 void append_bytes(int field, std::string_view bytes, std::string& out) {
   append_key(field, 2, out);
   append_varint(bytes.size(), out);
@@ -50,11 +52,14 @@ std::string event_begin(double wall_time) {
 
 uint32_t crc32c(std::string_view bytes) {
   uint32_t crc = 0xFFFFFFFFu;
-  for (const char c : bytes) crc = kTable[(crc ^ static_cast<unsigned char>(c)) & 0xFF] ^ (crc >> 8);
+  for (const char c : bytes)
+    crc = kTable[(crc ^ static_cast<unsigned char>(c)) & 0xFF] ^ (crc >> 8);
   return ~crc;
 }
 
-uint32_t masked_crc32c(std::string_view bytes) { return std::rotr(crc32c(bytes), 15) + 0xa282ead8u; }
+uint32_t masked_crc32c(std::string_view bytes) {
+  return std::rotr(crc32c(bytes), 15) + 0xa282ead8u;
+}
 
 std::string tfrecord(std::string_view data) {
   std::string record;
@@ -71,7 +76,8 @@ std::string tfevents_header(double wall_time) {
   return tfrecord(event);
 }
 
-std::string tfevents_scalars(double wall_time, int64_t step, const std::vector<std::pair<std::string_view, double>>& scalars) {
+std::string tfevents_scalars(double wall_time, int64_t step,
+                             const std::vector<std::pair<std::string_view, double>>& scalars) {
   std::string event = event_begin(wall_time);
   append_key(2, 0, event);
   append_varint(static_cast<uint64_t>(step), event);

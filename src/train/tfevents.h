@@ -1,6 +1,6 @@
-// TensorBoard event files by hand: TFRecord framing (length, masked CRC-32C of the length, data, masked
-// CRC-32C of the data) around the few fields of tensorflow.Event that scalars need. Checked against
-// the tensorboard package; docs/formats/tfevents.md.
+// TensorBoard event files by hand: TFRecord framing (length, masked CRC-32C of the length, data,
+// masked CRC-32C of the data) around the few fields of tensorflow.Event that scalars need. Checked
+// against the tensorboard package; docs/formats/tfevents.md.
 #pragma once
 
 #include <cstdint>
@@ -18,6 +18,7 @@ std::string tfrecord(std::string_view data);
 
 // The record that begins every event file.
 std::string tfevents_header(double wall_time);
-std::string tfevents_scalars(double wall_time, int64_t step, const std::vector<std::pair<std::string_view, double>>& scalars);
+std::string tfevents_scalars(double wall_time, int64_t step,
+                             const std::vector<std::pair<std::string_view, double>>& scalars);
 
 }  // namespace fathom

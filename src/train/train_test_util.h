@@ -1,4 +1,5 @@
-// A toy run for tests: a model with every mechanism on, text that can be learnt, everything in memory.
+// A toy run for tests: a model with every mechanism on, text that can be learnt, everything in
+// memory.
 #pragma once
 
 #include <unistd.h>
@@ -42,7 +43,8 @@ inline ModelConfig toy_model() {
 inline std::vector<std::string> toy_texts() {
   std::vector<std::string> texts;
   for (int i = 0; i < 60; ++i) {
-    texts.push_back("item " + std::to_string(i) + " is followed by item " + std::to_string(i + 1) + ".\nThe sea is deep; " +
+    texts.push_back("item " + std::to_string(i) + " is followed by item " + std::to_string(i + 1) +
+                    ".\nThe sea is deep; " +
                     std::string(i % 3 == 0 ? "the light is green" : "水深十尋") + ".\n");
   }
   return texts;
@@ -51,7 +53,8 @@ inline std::vector<std::string> toy_texts() {
 inline const Tokenizer& toy_tokenizer() {
   static const Tokenizer tokenizer = [] {
     const std::vector<std::string> texts = toy_texts();
-    return train_bpe(std::vector<std::string_view>(texts.begin(), texts.end()), {.vocab_size = 320});
+    return train_bpe(std::vector<std::string_view>(texts.begin(), texts.end()),
+                     {.vocab_size = 320});
   }();
   return tokenizer;
 }
@@ -75,8 +78,9 @@ inline TrainConfig toy_config() {
 inline std::unique_ptr<Loader> toy_loader(const TrainConfig& config, const ModelConfig& model) {
   Source source{.name = "toy"};
   for (std::string& text : toy_texts()) source.documents.push_back({.text = std::move(text)});
-  return std::make_unique<Loader>(toy_tokenizer(), std::vector<Source>{std::move(source)}, config.data.loader,
-                                  static_cast<uint64_t>(config.seed), config.train.context, model.num_nextn_predict_layers);
+  return std::make_unique<Loader>(toy_tokenizer(), std::vector<Source>{std::move(source)},
+                                  config.data.loader, static_cast<uint64_t>(config.seed),
+                                  config.train.context, model.num_nextn_predict_layers);
 }
 
 // All bits of a parameter set.
@@ -94,7 +98,8 @@ inline std::vector<uint8_t> bits_of(const ParameterSet& set) {
 class TestFolder {
  public:
   explicit TestFolder(const std::string& name)
-      : path_((::access("/dev/shm", W_OK) == 0 ? "/dev/shm/" : ::testing::TempDir()) + fmt::format("fathom_{}_{}", name, ::getpid())) {
+      : path_((::access("/dev/shm", W_OK) == 0 ? "/dev/shm/" : ::testing::TempDir()) +
+              fmt::format("fathom_{}_{}", name, ::getpid())) {
     local_file_system().remove_all(path_);
     local_file_system().make_directories(path_);
   }

@@ -1,10 +1,10 @@
-// A training run: loader, schedule, step, log and checkpoints put together. The same class trains under
-// `fathom train`, in the demo and in tests.
+// A training run: loader, schedule, step, log and checkpoints put together. The same class trains
+// under `fathom train`, in the demo and in tests.
 //
 //   TrainConfig config;  // or read_toml
 //   Trainer trainer(ctx, files, config, model_config, std::move(loader));
-//   trainer.start(run_folder);              // or resume(run_folder), or neither: nothing is written
-//   trainer.run_until(trainer.total_steps(), callbacks);
+//   trainer.start(run_folder);              // or resume(run_folder), or neither: nothing is
+//   written trainer.run_until(trainer.total_steps(), callbacks);
 #pragma once
 
 #include <cstdint>
@@ -31,7 +31,7 @@ struct ModelSourceConfig {
 };
 
 struct DataConfig {
-  std::string tokenizer;     // tokenizer.json or a folder; empty: one is trained on the sources
+  std::string tokenizer;  // tokenizer.json or a folder; empty: one is trained on the sources
   std::string bad_text = "error";  // NUL bytes and broken UTF-8: error or repair
   std::vector<SourceConfig> sources;
   LoaderConfig loader;
@@ -43,9 +43,9 @@ struct LogConfig {
 };
 
 struct TrainConfig {
-  int64_t seed = 0;         // of weights, data order and everything else that is drawn
-  int64_t threads = 0;      // 0: one per processor
-  int64_t max_steps = 0;    // stop here; 0: when schedule.total_tokens are seen
+  int64_t seed = 0;       // of weights, data order and everything else that is drawn
+  int64_t threads = 0;    // 0: one per processor
+  int64_t max_steps = 0;  // stop here; 0: when schedule.total_tokens are seen
   ModelSourceConfig model;
   DataConfig data;
   StepConfig train;
@@ -60,10 +60,11 @@ void visit_fields(TrainConfig& c, ConfigFields& f);
 
 // The architecture that a configuration names.
 ModelConfig load_model_config(FileSystem& files, const ModelSourceConfig& config);
-// The tokenizer (read, or trained on the sources) and the packed sources that it names. The ids of bos
-// and eos in `model` become the tokenizer's. `report` gets one line for each thing worth saying.
-std::unique_ptr<Loader> load_data(Context& ctx, FileSystem& files, const TrainConfig& config, ModelConfig& model,
-                                  std::vector<std::string>& report);
+// The tokenizer (read, or trained on the sources) and the packed sources that it names. The ids of
+// bos and eos in `model` become the tokenizer's. `report` gets one line for each thing worth
+// saying.
+std::unique_ptr<Loader> load_data(Context& ctx, FileSystem& files, const TrainConfig& config,
+                                  ModelConfig& model, std::vector<std::string>& report);
 
 struct ResumeOptions {
   bool allow_config_change = false;  // go on under another configuration than the checkpoint's
@@ -75,21 +76,21 @@ class Trainer {
   Trainer(Context& ctx, FileSystem& files, const TrainConfig& config, const ModelConfig& model,
           std::unique_ptr<Loader> loader);
 
-  // Makes `run_folder` ready for a new run and writes its config.toml, with the origin of each value.
-  // An Error when it cannot be written or already holds a run.
+  // Makes `run_folder` ready for a new run and writes its config.toml, with the origin of each
+  // value. An Error when it cannot be written or already holds a run.
   void start(const std::string& run_folder, const ConfigOrigins& origins = {});
-  // Goes on from the newest complete checkpoint, bit for bit; without one, starts from the beginning.
-  // Checkpoints passed over are reported to `log`.
+  // Goes on from the newest complete checkpoint, bit for bit; without one, starts from the
+  // beginning. Checkpoints passed over are reported to `log`.
   void resume(const std::string& run_folder, LogSink* log, const ResumeOptions& options = {});
 
   struct Callbacks {
     LogSink* log = nullptr;
-    std::function<bool()> should_stop;                      // asked between steps
+    std::function<bool()> should_stop;  // asked between steps
     std::function<void(const StepRecord&)> after_step;
   };
   enum class End { kDone, kStopped };
-  // Steps until `step` are done or should_stop() says so; with a run folder, checkpoints by policy, at
-  // the end and when stopped.
+  // Steps until `step` are done or should_stop() says so; with a run folder, checkpoints by policy,
+  // at the end and when stopped.
   End run_until(int64_t step, const Callbacks& callbacks);
 
   int64_t steps_done() const { return state_.step; }

@@ -10,7 +10,8 @@
 namespace fathom {
 namespace {
 
-std::unique_ptr<Trainer> make_trainer(Context& ctx, const TrainConfig& config = toy_config(), const ModelConfig& model = toy_model(),
+std::unique_ptr<Trainer> make_trainer(Context& ctx, const TrainConfig& config = toy_config(),
+                                      const ModelConfig& model = toy_model(),
                                       FileSystem& files = local_file_system()) {
   return std::make_unique<Trainer>(ctx, files, config, model, toy_loader(config, model));
 }
@@ -82,8 +83,8 @@ TEST(TrainerTest, MicroBatchesChangeNothingButRounding) {
   }
 }
 
-// The gradient is that of CE + lambda MTP + alpha balance, as the log says: finite differences through
-// evaluate() along a random direction.
+// The gradient is that of CE + lambda MTP + alpha balance, as the log says: finite differences
+// through evaluate() along a random direction.
 TEST(TrainerTest, GradientIsThatOfTheLoggedTotal) {
   TrainConfig config = toy_config();
   config.train.precision = "fp64";
@@ -94,7 +95,8 @@ TEST(TrainerTest, GradientIsThatOfTheLoggedTotal) {
   trainer->loader().next(3, batch);
   const StepPlan plan{.rows = 3, .mtp_weight = 0.7, .balance_weight = 0.05};
   const StepResult result = step.accumulate(batch, plan);
-  EXPECT_NEAR(result.total_loss, result.loss + 0.7 * result.mtp_loss + 0.05 * result.balance_loss, 1e-12);
+  EXPECT_NEAR(result.total_loss, result.loss + 0.7 * result.mtp_loss + 0.05 * result.balance_loss,
+              1e-12);
 
   const auto move = [&](double amount) {
     double slope = 0;
@@ -124,7 +126,10 @@ TEST(TrainerTest, GradientIsThatOfTheLoggedTotal) {
   move(-2 * h);
   const StepResult down = losses();
   const auto error = [&](double mtp_weight, double balance_weight) {
-    return std::abs((total(up, mtp_weight, balance_weight) - total(down, mtp_weight, balance_weight)) / (2 * h) - slope);
+    return std::abs(
+        (total(up, mtp_weight, balance_weight) - total(down, mtp_weight, balance_weight)) /
+            (2 * h) -
+        slope);
   };
   const double tolerance = 1e-6 * std::max(1.0, std::abs(slope));
   EXPECT_LT(error(plan.mtp_weight, plan.balance_weight), tolerance);
@@ -141,13 +146,16 @@ TEST(TrainerTest, ScheduleReachesTheStep) {
   config.schedule.bias_update_speed = 0.01;
   Context ctx(1);
   auto trainer = make_trainer(ctx, config);
-  const TensorView bias = trainer->step().master()["model.layers.1.mlp.gate.e_score_correction_bias"];
+  const TensorView bias =
+      trainer->step().master()["model.layers.1.mlp.gate.e_score_correction_bias"];
   std::vector<std::vector<float>> biases;
-  trainer->run_until(trainer->total_steps(), {.after_step = [&](const StepRecord& r) {
-    EXPECT_EQ(r.mtp_weight, r.step <= 5 ? 0.3 : 0.1);
-    EXPECT_NEAR(r.total_loss, r.loss + r.mtp_weight * r.mtp_loss + r.balance_weight * r.balance_loss, 1e-6);
-    biases.emplace_back(bias.as<float>(), bias.as<float>() + 8);
-  }});
+  trainer->run_until(
+      trainer->total_steps(), {.after_step = [&](const StepRecord& r) {
+        EXPECT_EQ(r.mtp_weight, r.step <= 5 ? 0.3 : 0.1);
+        EXPECT_NEAR(r.total_loss,
+                    r.loss + r.mtp_weight * r.mtp_loss + r.balance_weight * r.balance_loss, 1e-6);
+        biases.emplace_back(bias.as<float>(), bias.as<float>() + 8);
+      }});
   ASSERT_EQ(biases.size(), 10u);
   EXPECT_NE(biases[7], biases[6]);
   EXPECT_EQ(biases[8], biases[7]);  // frozen bit for bit from 80 % on
@@ -165,8 +173,10 @@ TEST(TrainerTest, AverageEqualsOfflineRecomputationAndChangesNothing) {
   const int64_t n = w.num_elements();
   std::vector<double> offline(w.as<float>(), w.as<float>() + n);
   with->run_until(8, {.after_step = [&](const StepRecord&) {
-    for (int64_t i = 0; i < n; ++i) offline[static_cast<size_t>(i)] = 0.9 * offline[static_cast<size_t>(i)] + 0.1 * static_cast<double>(w.as<float>()[i]);
-  }});
+                    for (int64_t i = 0; i < n; ++i)
+                      offline[static_cast<size_t>(i)] = 0.9 * offline[static_cast<size_t>(i)] +
+                                                        0.1 * static_cast<double>(w.as<float>()[i]);
+                  }});
   without->run_until(8, {});
   EXPECT_EQ(bits_of(with->step().master()), bits_of(without->step().master()));
   EXPECT_EQ(without->step().average(), nullptr);
@@ -180,7 +190,8 @@ TEST(TrainerTest, AverageEqualsOfflineRecomputationAndChangesNothing) {
   EXPECT_GT(moved, 1e-4);
 }
 
-// ---- Non-finite numbers --------------------------------------------------------------------------------
+// ---- Non-finite numbers
+// --------------------------------------------------------------------------------
 
 TEST(TrainerTest, NonFiniteGradientStopsBeforeTheUpdate) {
   Context ctx(1);
@@ -192,15 +203,18 @@ TEST(TrainerTest, NonFiniteGradientStopsBeforeTheUpdate) {
   const StepPlan plan = trainer->schedule().at(2, 0);
   for (const float bad : {std::nanf(""), -std::numeric_limits<float>::infinity()}) {
     StepResult result = step.accumulate(batch, plan);
-    const auto master = bits_of(step.master()), weights = bits_of(step.model().weights()), m = bits_of(step.optimizer().m());
+    const auto master = bits_of(step.master()), weights = bits_of(step.model().weights()),
+               m = bits_of(step.optimizer().m());
     step.gradients()["model.layers.1.mlp.experts.5.down_proj.weight"].as<float>()[37] = bad;
     step.gradients()["model.norm.weight"].as<float>()[0] = bad;
     try {
       step.update(plan, 2, result);
       ADD_FAILURE() << "no error";
     } catch (const NonFiniteError& error) {
-      const std::string expected = fmt::format("the gradient of model.layers.1.mlp.experts.5.down_proj.weight is not finite: "
-                                               "element 37 of [32, 16] is {}", bad);
+      const std::string expected = fmt::format(
+          "the gradient of model.layers.1.mlp.experts.5.down_proj.weight is not finite: "
+          "element 37 of [32, 16] is {}",
+          bad);
       EXPECT_EQ(error.what(), expected);
     }
     EXPECT_EQ(bits_of(step.master()), master);
@@ -236,12 +250,16 @@ TEST(TrainerTest, NonFiniteLossSaysWhereItWasBorn) {
   step.master()["model.layers.0.mlp.up_proj.weight"].as<float>()[7] = std::nanf("");
   step.refresh_weights();
   const std::string nan = error_of_step();
-  EXPECT_NE(nan.find("the weight model.layers.0.mlp.up_proj.weight is not finite at element 7"), std::string::npos) << nan;
+  EXPECT_NE(nan.find("the weight model.layers.0.mlp.up_proj.weight is not finite at element 7"),
+            std::string::npos)
+      << nan;
 }
 
-// ---- Balance ---------------------------------------------------------------------------------------------
+// ---- Balance
+// ---------------------------------------------------------------------------------------------
 
-// Loads that start skewed by +1 on an expert's bias come back: report section 2.1.2, SYSTEMS row 15.
+// Loads that start skewed by +1 on an expert's bias come back: report section 2.1.2, SYSTEMS
+// row 15.
 TEST(TrainerTest, BiasUpdateRestoresBalance) {
   ModelConfig model = toy_model();
   model.num_nextn_predict_layers = 0;
@@ -251,17 +269,19 @@ TEST(TrainerTest, BiasUpdateRestoresBalance) {
   config.schedule.lr = {{.lr = 1e-3}};
   Context ctx(1);
   auto trainer = make_trainer(ctx, config, model);
-  const TensorView bias = trainer->step().master()["model.layers.1.mlp.gate.e_score_correction_bias"];
+  const TensorView bias =
+      trainer->step().master()["model.layers.1.mlp.gate.e_score_correction_bias"];
   bias.as<float>()[0] = 1.0f;
   trainer->step().refresh_weights();
   double first = 0;
   std::vector<int64_t> late(8, 0);
   trainer->run_until(300, {.after_step = [&](const StepRecord& r) {
-    if (r.step == 1) first = r.max_violation;
-    if (r.step > 250) {
-      for (size_t e = 0; e < 8; ++e) late[e] += trainer->step().expert_counts()[e];
-    }
-  }});
+                       if (r.step == 1) first = r.max_violation;
+                       if (r.step > 250) {
+                         for (size_t e = 0; e < 8; ++e)
+                           late[e] += trainer->step().expert_counts()[e];
+                       }
+                     }});
   EXPECT_GT(first, 1.0);  // every token goes to expert 0 at the start
   const auto total = static_cast<double>(std::accumulate(late.begin(), late.end(), int64_t{0}));
   EXPECT_LT(static_cast<double>(*std::max_element(late.begin(), late.end())) * 8 / total, 1.3);

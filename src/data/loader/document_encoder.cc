@@ -10,7 +10,9 @@ namespace {
 
 TokenId required(TokenId id, std::string_view name, std::string_view why) {
   if (id == kNoToken) {
-    throw_bad_input({.where = "tokenizer", .found = fmt::format("no token {}", name), .expected = std::string(why)});
+    throw_bad_input({.where = "tokenizer",
+                     .found = fmt::format("no token {}", name),
+                     .expected = std::string(why)});
   }
   return id;
 }
@@ -35,19 +37,25 @@ uint64_t first_index(const DocumentEncoder::Key& key) {
 
 }  // namespace
 
-DocumentEncoder::DocumentEncoder(Tokenizer tokenizer, double fim_rate, double split_rate, bool add_bos, uint64_t seed)
-    : tokenizer_(std::move(tokenizer)), fim_rate_(fim_rate), split_rate_(split_rate), add_bos_(add_bos), seed_(seed) {
+DocumentEncoder::DocumentEncoder(Tokenizer tokenizer, double fim_rate, double split_rate,
+                                 bool add_bos, uint64_t seed)
+    : tokenizer_(std::move(tokenizer)),
+      fim_rate_(fim_rate),
+      split_rate_(split_rate),
+      add_bos_(add_bos),
+      seed_(seed) {
   const SpecialTokens& special = tokenizer_.special();
   required(special.eos, "<｜end▁of▁sentence｜>", "the end of every document");
-  if (add_bos) required(special.bos, "<｜begin▁of▁sentence｜>", "the begin of every document (add_bos)");
+  if (add_bos)
+    required(special.bos, "<｜begin▁of▁sentence｜>", "the begin of every document (add_bos)");
   if (fim_rate > 0) {
     const std::string why = "the three fill-in-the-middle tokens, or fim_rate = 0";
     required(special.fim_begin, "<｜fim▁begin｜>", why);
     required(special.fim_hole, "<｜fim▁hole｜>", why);
     required(special.fim_end, "<｜fim▁end｜>", why);
   }
-  // The pre-tokenizer joins line breaks to letters never and to spaces without punctuation, so a token
-  // with something else than white space before its trailing line breaks is punctuation.
+  // The pre-tokenizer joins line breaks to letters never and to spaces without punctuation, so a
+  // token with something else than white space before its trailing line breaks is punctuation.
   parts_.resize(static_cast<size_t>(tokenizer_.vocab_size()));
   for (TokenId id = 0; split_rate > 0 && id < tokenizer_.vocab_size(); ++id) {
     if (tokenizer_.is_added(id)) continue;
@@ -66,17 +74,21 @@ bool DocumentEncoder::fills_in_middle(const Key& key) const {
   return random_of(seed_, RandomPurpose::kFillInMiddle, key).uniform(first_index(key)) < fim_rate_;
 }
 
-void DocumentEncoder::encode(std::string_view text, const std::vector<TokenId>& plain, bool may_fill_in_middle,
-                             const Key& key, std::vector<TokenId>& out) const {
+void DocumentEncoder::encode(std::string_view text, const std::vector<TokenId>& plain,
+                             bool may_fill_in_middle, const Key& key,
+                             std::vector<TokenId>& out) const {
   const SpecialTokens& special = tokenizer_.special();
   const size_t begin = out.size();
   if (add_bos_) out.push_back(special.bos);
   if (may_fill_in_middle && fills_in_middle(key)) {
-    const auto characters = static_cast<uint64_t>(
-        std::count_if(text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; }));
+    const auto characters =
+        static_cast<uint64_t>(std::count_if(text.begin(), text.end(), [](char c) {
+          return (static_cast<unsigned char>(c) & 0xC0) != 0x80;
+        }));
     const Random random = random_of(seed_, RandomPurpose::kFillInMiddle, key);
     const uint64_t index = first_index(key);
-    uint64_t first = random.below(index + 1, characters + 1), second = random.below(index + 2, characters + 1);
+    uint64_t first = random.below(index + 1, characters + 1),
+             second = random.below(index + 2, characters + 1);
     if (first > second) std::swap(first, second);
     const size_t a = character_offset(text, first), b = character_offset(text, second);
     out.push_back(special.fim_begin);
@@ -94,11 +106,15 @@ void DocumentEncoder::encode(std::string_view text, const std::vector<TokenId>& 
   const Random random = random_of(seed_, RandomPurpose::kSplitTokens, key);
   const uint64_t base = first_index(key);
   const size_t end = out.size();
-  const auto chosen = [&](size_t i) { return splits(out[i]) && random.uniform(base + (i - begin)) < split_rate_; };
+  const auto chosen = [&](size_t i) {
+    return splits(out[i]) && random.uniform(base + (i - begin)) < split_rate_;
+  };
   size_t grown = 0;
-  for (size_t i = begin; i < end; ++i) grown += chosen(i) ? parts_[static_cast<size_t>(out[i])].size() - 1 : 0;
+  for (size_t i = begin; i < end; ++i)
+    grown += chosen(i) ? parts_[static_cast<size_t>(out[i])].size() - 1 : 0;
   if (grown == 0) return;
-  // From the back into the grown vector, in place: the write position never passes the read position.
+  // From the back into the grown vector, in place: the write position never passes the read
+  // position.
   out.resize(end + grown);
   size_t to = out.size();
   for (size_t i = end; i-- > begin;) {

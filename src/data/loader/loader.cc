@@ -16,8 +16,12 @@
 namespace fathom {
 namespace {
 
-uint64_t hash_bytes(const void* data, size_t bytes, uint64_t seed) { return XXH3_64bits_withSeed(data, bytes, seed); }
-uint64_t hash_text(std::string_view text, uint64_t seed) { return hash_bytes(text.data(), text.size(), seed); }
+uint64_t hash_bytes(const void* data, size_t bytes, uint64_t seed) {
+  return XXH3_64bits_withSeed(data, bytes, seed);
+}
+uint64_t hash_text(std::string_view text, uint64_t seed) {
+  return hash_bytes(text.data(), text.size(), seed);
+}
 
 uint64_t hash_document(const Document& document, uint64_t seed) {
   seed = hash_text(document.text, seed);
@@ -34,8 +38,10 @@ void visit_fields(SourceConfig& c, ConfigFields& f) {
 }
 
 void visit_fields(LoaderConfig& c, ConfigFields& f) {
-  f.field("fim_rate", c.fim_rate, between(0, 1), "share of documents in prefix-suffix-middle order");
-  f.field("split_rate", c.split_rate, between(0, 1), "share of punctuation-and-newline tokens that are split");
+  f.field("fim_rate", c.fim_rate, between(0, 1),
+          "share of documents in prefix-suffix-middle order");
+  f.field("split_rate", c.split_rate, between(0, 1),
+          "share of punctuation-and-newline tokens that are split");
   f.field("shuffle_window", c.shuffle_window, at_least(1), "documents that are packed together");
   f.field("fill_rows", c.fill_rows, "cut documents to fill rows; false: pad rows");
   f.field("mask_documents", c.mask_documents, "a document sees only itself");
@@ -76,20 +82,22 @@ struct Loader::Impl {
   std::vector<uint8_t> is_label;
   std::vector<uint8_t> begins_document;
 
-  Impl(Tokenizer tokenizer_in, const LoaderConfig& config_in, uint64_t seed_in, int64_t context_in, int64_t mtp_depth)
+  Impl(Tokenizer tokenizer_in, const LoaderConfig& config_in, uint64_t seed_in, int64_t context_in,
+       int64_t mtp_depth)
       : config(config_in),
         seed(seed_in),
         context(context_in),
         row_length(context_in + 1 + mtp_depth),
         tokenizer(tokenizer_in),
-        encoder(std::move(tokenizer_in), config_in.fim_rate, config_in.split_rate, config_in.add_bos, seed_in) {}
+        encoder(std::move(tokenizer_in), config_in.fim_rate, config_in.split_rate,
+                config_in.add_bos, seed_in) {}
 
   void add_source(Source source);
   void tokenize(ThreadPool* threads);
   void make_fingerprint(const std::vector<Source>& sources);
   void lay_out_epoch(int64_t wanted);
-  void write_row(const PackedRow& row, const std::vector<int32_t>& stream, const std::vector<uint8_t>& labels,
-                 const std::vector<int64_t>& item_begin);
+  void write_row(const PackedRow& row, const std::vector<int32_t>& stream,
+                 const std::vector<uint8_t>& labels, const std::vector<int64_t>& item_begin);
   void copy_row(int64_t row, int64_t to, Batch& batch) const;
 };
 
@@ -99,7 +107,8 @@ void Loader::Impl::add_source(Source source) {
     const bool is_text = !document.text.empty();
     if (!is_text && document.tokens.empty()) continue;
     FATHOM_CHECK(document.is_label.empty() || document.is_label.size() == document.tokens.size(),
-                 "{}: {} labels for {} tokens", source.name, document.is_label.size(), document.tokens.size());
+                 "{}: {} labels for {} tokens", source.name, document.is_label.size(),
+                 document.tokens.size());
     ++report.num_documents;
     const uint64_t hash = hash_document(document, 0);
     // The choice depends on the content alone, so equal documents are not on both sides.
@@ -112,13 +121,16 @@ void Loader::Impl::add_source(Source source) {
       document.text.resize(cut);
     } else if (chance < config.held_out) {
       ++report.num_held_out;
-      held_out.push_back({hash, is_text ? tokenizer.encode(document.text) : std::move(document.tokens),
+      held_out.push_back({hash,
+                          is_text ? tokenizer.encode(document.text) : std::move(document.tokens),
                           std::move(document.is_label)});
       continue;
     }
     if (is_text && document.text.empty()) continue;
-    items.push_back({.document = std::move(document), .is_text = is_text,
-                     .fill_in_middle = is_text && source.fill_in_middle, .repeats = source.repeats});
+    items.push_back({.document = std::move(document),
+                     .is_text = is_text,
+                     .fill_in_middle = is_text && source.fill_in_middle,
+                     .repeats = source.repeats});
   }
   reports.push_back(std::move(report));
 }
@@ -135,14 +147,16 @@ void Loader::Impl::tokenize(ThreadPool* threads) {
     for (int64_t i = 0; i < count; ++i) one(i, 0);
   }
   for (TokenId id = 0; id < tokenizer.vocab_size(); ++id) {
-    token_bytes.push_back(tokenizer.is_added(id) ? 0 : static_cast<int64_t>(tokenizer.token_bytes(id).size()));
+    token_bytes.push_back(
+        tokenizer.is_added(id) ? 0 : static_cast<int64_t>(tokenizer.token_bytes(id).size()));
   }
   for (HeldOut& h : held_out) {
     const bool is_text = h.is_label.empty();
     if (is_text) h.tokens.push_back(tokenizer.special().eos);
     h.is_label.resize(h.tokens.size(), 1);
   }
-  std::stable_sort(held_out.begin(), held_out.end(), [](const HeldOut& a, const HeldOut& b) { return a.hash < b.hash; });
+  std::stable_sort(held_out.begin(), held_out.end(),
+                   [](const HeldOut& a, const HeldOut& b) { return a.hash < b.hash; });
 }
 
 void Loader::Impl::make_fingerprint(const std::vector<Source>& sources) {
@@ -154,13 +168,15 @@ void Loader::Impl::make_fingerprint(const std::vector<Source>& sources) {
     for (const Document& document : source.documents) hash = hash_document(document, hash);
   }
   add(config.fim_rate), add(config.split_rate), add(config.shuffle_window), add(config.fill_rows);
-  add(config.mask_documents), add(config.add_bos), add(config.held_out), add(context), add(row_length);
+  add(config.mask_documents), add(config.add_bos), add(config.held_out), add(context),
+      add(row_length);
   for (const std::string& token : tokenizer.definition().tokens) hash = hash_text(token, hash);
   for (const BpeMerge& merge : tokenizer.definition().merges) add(merge.left), add(merge.right);
   fingerprint = hash;
 }
 
-void Loader::Impl::write_row(const PackedRow& row, const std::vector<int32_t>& stream, const std::vector<uint8_t>& labels,
+void Loader::Impl::write_row(const PackedRow& row, const std::vector<int32_t>& stream,
+                             const std::vector<uint8_t>& labels,
                              const std::vector<int64_t>& item_begin) {
   for (const Piece& piece : row) {
     const int64_t from = item_begin[static_cast<size_t>(piece.item)] + piece.begin;
@@ -169,19 +185,21 @@ void Loader::Impl::write_row(const PackedRow& row, const std::vector<int32_t>& s
     begins_document.push_back(1);
     begins_document.resize(tokens.size(), 0);
   }
-  // Short rows are padded with text that does not count (an expert's load should be that of text), or
-  // with eos where rows are of whole examples.
+  // Short rows are padded with text that does not count (an expert's load should be that of text),
+  // or with eos where rows are of whole examples.
   const auto filled = static_cast<int64_t>(row_tokens(row));
   if (filled == row_length) return;
   begins_document.push_back(1);
   for (int64_t i = filled; i < row_length; ++i) {
-    tokens.push_back(config.fill_rows ? stream[static_cast<size_t>(i - filled) % stream.size()] : tokenizer.special().eos);
+    tokens.push_back(config.fill_rows ? stream[static_cast<size_t>(i - filled) % stream.size()]
+                                      : tokenizer.special().eos);
     is_label.push_back(0);
   }
   begins_document.resize(tokens.size(), 0);
 }
 
-// Everything about an epoch follows from its number: which documents, their order, FIM and splits, rows.
+// Everything about an epoch follows from its number: which documents, their order, FIM and splits,
+// rows.
 void Loader::Impl::lay_out_epoch(int64_t wanted) {
   if (wanted == epoch) return;
   struct Copy {
@@ -193,7 +211,9 @@ void Loader::Impl::lay_out_epoch(int64_t wanted) {
   for (int64_t i = 0; i < static_cast<int64_t>(items.size()); ++i) {
     const double repeats = items[static_cast<size_t>(i)].repeats;
     const auto whole = static_cast<int64_t>(std::floor(repeats));
-    const int64_t copies = whole + (mixture.uniform(static_cast<uint64_t>(i)) < repeats - static_cast<double>(whole) ? 1 : 0);
+    const int64_t copies =
+        whole +
+        (mixture.uniform(static_cast<uint64_t>(i)) < repeats - static_cast<double>(whole) ? 1 : 0);
     for (int64_t copy = 0; copy < copies; ++copy) order.push_back({i, copy});
   }
   const Random shuffle(seed, RandomPurpose::kShuffle, step);
@@ -230,30 +250,38 @@ void Loader::Impl::lay_out_epoch(int64_t wanted) {
         stream.insert(stream.end(), item.plain.begin(), item.plain.end());
       }
       labels.resize(stream.size(), 1);
-      if (!item.document.is_label.empty()) std::copy(item.document.is_label.begin(), item.document.is_label.end(), labels.begin() + first);
-      pieces.push_back({static_cast<int64_t>(item_begin.size()), 0, static_cast<int64_t>(stream.size()) - first});
+      if (!item.document.is_label.empty())
+        std::copy(item.document.is_label.begin(), item.document.is_label.end(),
+                  labels.begin() + first);
+      pieces.push_back({static_cast<int64_t>(item_begin.size()), 0,
+                        static_cast<int64_t>(stream.size()) - first});
       item_begin.push_back(first);
     }
     std::vector<PackedRow> rows = pack_rows(pieces, row_length, config.fill_rows);
     carried_counts.clear();
     carried_stream.clear();
     carried_labels.clear();
-    if (config.fill_rows && end < order.size() && !rows.empty() && row_tokens(rows.back()) < row_length) {
+    if (config.fill_rows && end < order.size() && !rows.empty() &&
+        row_tokens(rows.back()) < row_length) {
       for (const Piece& piece : rows.back()) {
         const int64_t from = item_begin[static_cast<size_t>(piece.item)] + piece.begin;
         carried_counts.push_back(piece.count);
-        carried_stream.insert(carried_stream.end(), stream.begin() + from, stream.begin() + from + piece.count);
-        carried_labels.insert(carried_labels.end(), labels.begin() + from, labels.begin() + from + piece.count);
+        carried_stream.insert(carried_stream.end(), stream.begin() + from,
+                              stream.begin() + from + piece.count);
+        carried_labels.insert(carried_labels.end(), labels.begin() + from,
+                              labels.begin() + from + piece.count);
       }
       rows.pop_back();
     }
-    for (uint64_t i = rows.size(); i > 1; --i) std::swap(rows[i - 1], rows[shuffle.below(row_draw++, i)]);
+    for (uint64_t i = rows.size(); i > 1; --i)
+      std::swap(rows[i - 1], rows[shuffle.below(row_draw++, i)]);
     for (const PackedRow& row : rows) write_row(row, stream, labels, item_begin);
   }
   num_rows = static_cast<int64_t>(tokens.size()) / row_length;
   FATHOM_CHECK_EQ(num_rows * row_length, static_cast<int64_t>(tokens.size()));
   if (config.mask_documents) {
-    // The step into another document is no prediction, nor is any of a document that starts behind the context.
+    // The step into another document is no prediction, nor is any of a document that starts behind
+    // the context.
     for (int64_t row = 0; row < num_rows; ++row) {
       bool behind = false;
       for (int64_t i = 0; i < row_length; ++i) {
@@ -279,8 +307,8 @@ void Loader::Impl::copy_row(int64_t row, int64_t to, Batch& batch) const {
   }
 }
 
-Loader::Loader(Tokenizer tokenizer, std::vector<Source> sources, const LoaderConfig& config, uint64_t seed, int64_t context,
-               int64_t mtp_depth, ThreadPool* threads)
+Loader::Loader(Tokenizer tokenizer, std::vector<Source> sources, const LoaderConfig& config,
+               uint64_t seed, int64_t context, int64_t mtp_depth, ThreadPool* threads)
     : impl_(std::make_unique<Impl>(std::move(tokenizer), config, seed, context, mtp_depth)) {
   FATHOM_CHECK_GE(context, 1);
   FATHOM_CHECK_GE(mtp_depth, 0);
@@ -295,12 +323,14 @@ Loader::Loader(Tokenizer tokenizer, std::vector<Source> sources, const LoaderCon
   for (size_t s = 0; s < source_end.size(); ++s) {
     for (; i < source_end[s]; ++i) {
       const Impl::Item& item = impl_->items[i];
-      impl_->reports[s].num_tokens += static_cast<int64_t>(item.plain.size()) + (item.is_text ? 1 : 0);
+      impl_->reports[s].num_tokens +=
+          static_cast<int64_t>(item.plain.size()) + (item.is_text ? 1 : 0);
     }
   }
   impl_->lay_out_epoch(0);
   if (impl_->num_rows == 0) {
-    throw_bad_input({.where = "data", .found = "no documents to train on", .expected = "at least one"});
+    throw_bad_input(
+        {.where = "data", .found = "no documents to train on", .expected = "at least one"});
   }
 }
 
@@ -321,7 +351,8 @@ void Loader::reserve(Batch& batch, int64_t max_rows) const {
 }
 
 void Loader::next(int64_t num_rows, Batch& batch) {
-  if (batch.tokens.size() < static_cast<size_t>(num_rows * impl_->row_length)) reserve(batch, num_rows);
+  if (batch.tokens.size() < static_cast<size_t>(num_rows * impl_->row_length))
+    reserve(batch, num_rows);
   batch.num_rows = num_rows;
   batch.begin = cursor();
   for (int64_t to = 0; to < num_rows; ++to) {
@@ -336,10 +367,14 @@ void Loader::seek(const LoaderCursor& cursor) {
   FATHOM_CHECK_GE(cursor.epoch, 0);
   impl_->lay_out_epoch(cursor.epoch);
   if (cursor.row < 0 || cursor.row > impl_->num_rows) {
-    throw_bad_input({.where = "data cursor", .field = "row", .found = std::to_string(cursor.row),
-                     .expected = fmt::format("at most {}, the rows of epoch {}", impl_->num_rows, cursor.epoch)});
+    throw_bad_input({.where = "data cursor",
+                     .field = "row",
+                     .found = std::to_string(cursor.row),
+                     .expected = fmt::format("at most {}, the rows of epoch {}", impl_->num_rows,
+                                             cursor.epoch)});
   }
-  // An epoch may be without rows (all repeats fractions, none drawn): the next one with rows follows.
+  // An epoch may be without rows (all repeats fractions, none drawn): the next one with rows
+  // follows.
   impl_->next_row = cursor.row;
   for (int64_t tries = 0; impl_->num_rows == 0; ++tries) {
     FATHOM_CHECK_LT(tries, 1000, "no documents in 1000 epochs");

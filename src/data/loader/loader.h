@@ -1,12 +1,12 @@
-// Documents -> packed rows of tokens (report section 4.1; SPEC C.12): fill-in-the-middle and random token
-// splitting per document, best-fit-decreasing packing within a shuffle window, rows in random order.
-// An epoch is a pure function of (documents, configuration, seed, epoch number): the cursor is just
-// (epoch, row), and continuing from one gives what an uninterrupted run would have given.
+// Documents -> packed rows of tokens (report section 4.1; SPEC C.12): fill-in-the-middle and random
+// token splitting per document, best-fit-decreasing packing within a shuffle window, rows in random
+// order. An epoch is a pure function of (documents, configuration, seed, epoch number): the cursor
+// is just (epoch, row), and continuing from one gives what an uninterrupted run would have given.
 //
 // Each token is trained on once an epoch. Documents end with eos; those longer than a row are
-// split, and so are some short ones so that rows have no padding (fill_rows). The one row of an epoch
-// that stays short is topped up with text from the epoch's start that does not count as labels.
-// This loader holds its corpus in memory.
+// split, and so are some short ones so that rows have no padding (fill_rows). The one row of an
+// epoch that stays short is topped up with text from the epoch's start that does not count as
+// labels. This loader holds its corpus in memory.
 #pragma once
 
 #include <cstdint>
@@ -22,28 +22,30 @@
 namespace fathom {
 
 struct SourceConfig {
-  std::string path;      // a .txt or .jsonl file, or a folder of them
-  double repeats = 1;    // how often each document is seen an epoch; a fraction is a share of documents
+  std::string path;  // a .txt or .jsonl file, or a folder of them
+  double repeats =
+      1;  // how often each document is seen an epoch; a fraction is a share of documents
   bool fill_in_middle = true;  // whether fim_rate applies
 };
 
 struct LoaderConfig {
-  double fim_rate = 0.1;     // share of documents turned into prefix-suffix-middle order
-  double split_rate = 0.1;   // share of punctuation+newline tokens that are split in two
+  double fim_rate = 0.1;          // share of documents turned into prefix-suffix-middle order
+  double split_rate = 0.1;        // share of punctuation+newline tokens that are split in two
   int64_t shuffle_window = 4096;  // documents packed together
-  bool fill_rows = true;     // split documents to fill rows; false: pad (rows of whole examples)
+  bool fill_rows = true;        // split documents to fill rows; false: pad (rows of whole examples)
   bool mask_documents = false;  // a document sees only itself, and its positions start at 0
-  bool add_bos = false;      // documents begin with bos
-  double held_out = 0;       // share of documents kept for evaluation
+  bool add_bos = false;         // documents begin with bos
+  double held_out = 0;          // share of documents kept for evaluation
 };
 void visit_fields(SourceConfig& c, ConfigFields& f);
 void visit_fields(LoaderConfig& c, ConfigFields& f);
 
-// One document: text (tokenised here, FIM may apply), or tokens ready as they are, with a loss mask.
+// One document: text (tokenised here, FIM may apply), or tokens ready as they are, with a loss
+// mask.
 struct Document {
   std::string text;
-  std::vector<TokenId> tokens;      // used when text is empty; no eos is added
-  std::vector<uint8_t> is_label;    // as long as tokens, or empty: all count
+  std::vector<TokenId> tokens;    // used when text is empty; no eos is added
+  std::vector<uint8_t> is_label;  // as long as tokens, or empty: all count
 };
 
 struct Source {
@@ -69,7 +71,7 @@ struct Batch {
   std::vector<int32_t> first_key;  // [rows, context]; used when masked
   std::vector<int32_t> positions;  // [rows, context]; used when masked
   bool masked = false;
-  LoaderCursor begin;              // of the first row
+  LoaderCursor begin;  // of the first row
 };
 
 struct SourceReport {
@@ -81,29 +83,32 @@ struct SourceReport {
 
 class Loader {
  public:
-  // Rows have context + 1 + mtp_depth tokens. Needs eos (and the FIM tokens where fim_rate > 0) in the
-  // vocabulary. Errors name the source. Texts are tokenised here, on `threads` if given.
-  Loader(Tokenizer tokenizer, std::vector<Source> sources, const LoaderConfig& config, uint64_t seed,
-         int64_t context, int64_t mtp_depth, ThreadPool* threads = nullptr);
+  // Rows have context + 1 + mtp_depth tokens. Needs eos (and the FIM tokens where fim_rate > 0) in
+  // the vocabulary. Errors name the source. Texts are tokenised here, on `threads` if given.
+  Loader(Tokenizer tokenizer, std::vector<Source> sources, const LoaderConfig& config,
+         uint64_t seed, int64_t context, int64_t mtp_depth, ThreadPool* threads = nullptr);
   ~Loader();
   Loader(Loader&&) noexcept;
   Loader& operator=(Loader&&) noexcept;
 
   // Room for this many rows in `batch`.
   void reserve(Batch& batch, int64_t max_rows) const;
-  // The next rows, crossing into the next epoch where this one ends. Allocates only when an epoch begins.
+  // The next rows, crossing into the next epoch where this one ends. Allocates only when an epoch
+  // begins.
   void next(int64_t num_rows, Batch& batch);
   LoaderCursor cursor() const;
   void seek(const LoaderCursor& cursor);
   int64_t rows_in_epoch();
-  // The held-out documents as rows (no FIM, no splitting), mixed over the sources and always the same,
-  // whatever the seed; at most max_rows. Short documents are held out whole, long ones by their end.
+  // The held-out documents as rows (no FIM, no splitting), mixed over the sources and always the
+  // same, whatever the seed; at most max_rows. Short documents are held out whole, long ones by
+  // their end.
   Batch held_out_rows(int64_t max_rows) const;
 
   // Bytes of text that the labels of positions [0, context) of the batch stand for.
   int64_t label_bytes(const Batch& batch) const;
   const std::vector<SourceReport>& reports() const;
-  // Of documents, tokenizer, configuration and seed: a run resumes only on the data that it began on.
+  // Of documents, tokenizer, configuration and seed: a run resumes only on the data that it began
+  // on.
   uint64_t fingerprint() const;
   const Tokenizer& tokenizer() const;
 

@@ -16,7 +16,8 @@ namespace {
 
 std::string sentence(uint64_t i) {
   const Random random(7, RandomPurpose::kTest, i);
-  static const char* kWords[] = {"the", "sea", "fathom", "deep", "of", "水深", "green", "and", "light", "über"};
+  static const char* kWords[] = {"the",  "sea",   "fathom", "deep",  "of",
+                                 "水深", "green", "and",    "light", "über"};
   std::string text;
   for (uint64_t w = 0, n = 3 + random.below(0, 25); w < n; ++w) {
     text += std::string(w == 0 ? "" : " ") + kWords[random.below(w + 1, 10)];
@@ -57,7 +58,8 @@ std::vector<std::vector<int32_t>> epoch_rows(Loader& loader, int64_t epoch) {
     loader.next(1, batch);
     rows.emplace_back();
     for (int64_t t = 0; t < batch.row_length; ++t) {
-      if (batch.is_label[static_cast<size_t>(t)] != 0) rows.back().push_back(batch.tokens[static_cast<size_t>(t)]);
+      if (batch.is_label[static_cast<size_t>(t)] != 0)
+        rows.back().push_back(batch.tokens[static_cast<size_t>(t)]);
     }
   }
   return rows;
@@ -93,7 +95,10 @@ TEST(LoaderTest, ResumingFromAnyCursorEqualsGoingOn) {
   LoaderConfig config = plain();
   config.fim_rate = 0.5;
   config.split_rate = 0.5;
-  const auto make = [&] { return Loader(tokenizer(), {source_of(sentences(40), 1.5), source_of(sentences(30))}, config, 9, 16, 1); };
+  const auto make = [&] {
+    return Loader(tokenizer(), {source_of(sentences(40), 1.5), source_of(sentences(30))}, config, 9,
+                  16, 1);
+  };
   Loader whole = make();
   Batch batch;
   std::vector<LoaderCursor> cursors;
@@ -154,14 +159,18 @@ TEST(LoaderTest, FillInMiddleHasItsRateAndReassembles) {
       continue;
     }
     ++filled;
-    const auto hole = std::find(out.begin(), out.end(), special.fim_hole), end = std::find(out.begin(), out.end(), special.fim_end);
+    const auto hole = std::find(out.begin(), out.end(), special.fim_hole),
+               end = std::find(out.begin(), out.end(), special.fim_end);
     ASSERT_TRUE(hole < end && end != out.end());
-    const std::string prefix = tokenizer().decode({out.begin() + 1, hole}), suffix = tokenizer().decode({hole + 1, end}),
+    const std::string prefix = tokenizer().decode({out.begin() + 1, hole}),
+                      suffix = tokenizer().decode({hole + 1, end}),
                       middle = tokenizer().decode({end + 1, out.end()});
     ASSERT_EQ(prefix + middle + suffix, text);
     cut_inside += middle.empty() ? 0 : 1;
     for (const std::string& part : {prefix, suffix, middle}) {
-      if (!part.empty()) { EXPECT_NE(static_cast<unsigned char>(part[0]) & 0xC0, 0x80) << "cut inside a character"; }
+      if (!part.empty()) {
+        EXPECT_NE(static_cast<unsigned char>(part[0]) & 0xC0, 0x80) << "cut inside a character";
+      }
     }
   }
   EXPECT_NEAR(filled, 0.1 * n, 3 * std::sqrt(n * 0.1 * 0.9));
@@ -169,7 +178,8 @@ TEST(LoaderTest, FillInMiddleHasItsRateAndReassembles) {
 }
 
 TEST(LoaderTest, TokenSplittingHasItsRateAndKeepsTheText) {
-  const DocumentEncoder never(tokenizer(), 0, 0, false, 11), sometimes(tokenizer(), 0, 0.1, false, 11);
+  const DocumentEncoder never(tokenizer(), 0, 0, false, 11),
+      sometimes(tokenizer(), 0, 0.1, false, 11);
   int64_t joined_before = 0, joined_after = 0;
   for (int i = 0; i < 3000; ++i) {
     const std::string text = sentence(static_cast<uint64_t>(i));
@@ -193,7 +203,8 @@ TEST(LoaderTest, MaskedDocumentsSeeThemselvesAndStartAtZero) {
   config.mask_documents = true;
   Source source{.name = "tokens"};
   // Document d is d repeated, so that a token says where it belongs.
-  for (int d = 3; d < 60; ++d) source.documents.push_back({.tokens = std::vector<TokenId>(static_cast<size_t>(2 + d % 7), d)});
+  for (int d = 3; d < 60; ++d)
+    source.documents.push_back({.tokens = std::vector<TokenId>(static_cast<size_t>(2 + d % 7), d)});
   for (const bool fill : {false, true}) {
     config.fill_rows = fill;
     Loader loader(tokenizer(), {source}, config, 5, 12, 2);
@@ -206,7 +217,9 @@ TEST(LoaderTest, MaskedDocumentsSeeThemselvesAndStartAtZero) {
         const auto at = [&](int64_t j) { return batch.tokens[static_cast<size_t>(j)]; };
         const bool begins = t == 0 || at(t) != at(t - 1);
         behind = behind || (t >= batch.context && begins);
-        if (begins || behind) { EXPECT_EQ(batch.is_label[static_cast<size_t>(t)], 0); }
+        if (begins || behind) {
+          EXPECT_EQ(batch.is_label[static_cast<size_t>(t)], 0);
+        }
         if (t >= batch.context) continue;
         int64_t first = t;
         while (first > 0 && at(first - 1) == at(t)) --first;
@@ -221,15 +234,19 @@ TEST(LoaderTest, WholeExamplesArePaddedNotCut) {
   LoaderConfig config = plain();
   config.fill_rows = false;
   Source source{.name = "tokens"};
-  for (int d = 3; d < 40; ++d) source.documents.push_back({.tokens = {d, d, d, d, d}, .is_label = {0, 0, 1, 1, 1}});
-  Loader loader(tokenizer(), {source}, config, 5, 11, 1);  // rows of 13: two examples and three of padding
+  for (int d = 3; d < 40; ++d)
+    source.documents.push_back({.tokens = {d, d, d, d, d}, .is_label = {0, 0, 1, 1, 1}});
+  Loader loader(tokenizer(), {source}, config, 5, 11,
+                1);  // rows of 13: two examples and three of padding
   Batch batch;
   int64_t labels = 0;
   for (int64_t i = 0, n = loader.rows_in_epoch(); i < n; ++i) {
     loader.next(1, batch);
     for (int64_t t = 0; t < 13; ++t) {
       labels += batch.is_label[static_cast<size_t>(t)];
-      if (t >= 10) { EXPECT_EQ(batch.tokens[static_cast<size_t>(t)], tokenizer().special().eos); }
+      if (t >= 10) {
+        EXPECT_EQ(batch.tokens[static_cast<size_t>(t)], tokenizer().special().eos);
+      }
     }
     EXPECT_EQ(batch.tokens[0], batch.tokens[4]);
   }
@@ -253,7 +270,8 @@ TEST(LoaderTest, HeldOutTextIsNeverTrainedOnAndDoesNotFollowTheSeed) {
   for (int i = 0; i < 200; ++i) text += sentence(static_cast<uint64_t>(i)) + "\n";
   Loader c(tokenizer(), {source_of({text})}, config, 1, 8, 0);
   const Batch tail = c.held_out_rows(100000);
-  const std::string tail_text = tokenizer().decode(std::vector<TokenId>(tail.tokens.begin(), tail.tokens.begin() + 9));
+  const std::string tail_text =
+      tokenizer().decode(std::vector<TokenId>(tail.tokens.begin(), tail.tokens.begin() + 9));
   EXPECT_NEAR(static_cast<double>(text.find(tail_text)), 0.8 * static_cast<double>(text.size()), 4);
   EXPECT_EQ(c.held_out_rows(2).num_rows, 2);
   Loader none(tokenizer(), {source_of({text})}, plain(), 1, 8, 0);
@@ -268,7 +286,8 @@ TEST(LoaderTest, LabelBytesCountTheTextBehindTheLabels) {
   for (int64_t row = 0; row < batch.num_rows; ++row) {
     std::vector<TokenId> labels;
     for (int64_t t = row * 17 + 1; t < row * 17 + 17; ++t) {
-      if (batch.is_label[static_cast<size_t>(t)] != 0) labels.push_back(batch.tokens[static_cast<size_t>(t)]);
+      if (batch.is_label[static_cast<size_t>(t)] != 0)
+        labels.push_back(batch.tokens[static_cast<size_t>(t)]);
     }
     bytes += static_cast<int64_t>(tokenizer().decode(labels, {.skip_special = true}).size());
   }
@@ -276,7 +295,8 @@ TEST(LoaderTest, LabelBytesCountTheTextBehindTheLabels) {
 }
 
 TEST(LoaderTest, FingerprintSeesEveryChange) {
-  const auto fingerprint = [](const std::vector<std::string>& texts, const LoaderConfig& config, uint64_t seed, int64_t context) {
+  const auto fingerprint = [](const std::vector<std::string>& texts, const LoaderConfig& config,
+                              uint64_t seed, int64_t context) {
     return Loader(tokenizer(), {source_of(texts)}, config, seed, context, 0).fingerprint();
   };
   const auto texts = sentences(5);
@@ -290,7 +310,8 @@ TEST(LoaderTest, FingerprintSeesEveryChange) {
   EXPECT_NE(fingerprint(sentences(6), plain(), 1, 8), base);
 }
 
-// ---- Corpus -------------------------------------------------------------------------------------------
+// ---- Corpus
+// -------------------------------------------------------------------------------------------
 
 class CorpusTest : public ::testing::Test {
  protected:
@@ -313,7 +334,8 @@ class CorpusTest : public ::testing::Test {
 };
 
 TEST_F(CorpusTest, ReadsTextAndJsonlInNameOrder) {
-  write("b.jsonl", "{\"text\": \"one\"}\n\n{\"id\": 3, \"text\": \"two\\nlines\"}\n{\"text\": \"\"}");
+  write("b.jsonl",
+        "{\"text\": \"one\"}\n\n{\"id\": 3, \"text\": \"two\\nlines\"}\n{\"text\": \"\"}");
   write("a.txt", "a whole\n\nfile");
   write("c.md", "not read");
   CorpusReport report;
@@ -326,11 +348,16 @@ TEST_F(CorpusTest, ReadsTextAndJsonlInNameOrder) {
 TEST_F(CorpusTest, BrokenTextIsAnErrorWithItsLineOrIsRepaired) {
   const std::string nul = write("n.txt", std::string("one\ntwo\0three", 13));
   const std::string utf8 = write("u.txt", "a\nb\nc \xC3( \xF0\x9F\x98 d");
-  EXPECT_EQ(error_of(nul), nul + ":2: found a NUL byte, expected UTF-8 text (bad_text = \"repair\" replaces broken UTF-8 and drops NUL bytes)");
-  EXPECT_EQ(error_of(utf8).find(utf8 + ":3: found byte 0xC3, which is not UTF-8 here, expected UTF-8 text"), 0u);
+  EXPECT_EQ(error_of(nul), nul +
+                               ":2: found a NUL byte, expected UTF-8 text (bad_text = \"repair\" "
+                               "replaces broken UTF-8 and drops NUL bytes)");
+  EXPECT_EQ(error_of(utf8).find(
+                utf8 + ":3: found byte 0xC3, which is not UTF-8 here, expected UTF-8 text"),
+            0u);
   CorpusReport report;
   EXPECT_EQ(read_corpus(local_file_system(), nul, BadText::kRepair, report)[0], "one\ntwothree");
-  EXPECT_EQ(read_corpus(local_file_system(), utf8, BadText::kRepair, report)[0], "a\nb\nc \xEF\xBF\xBD( \xEF\xBF\xBD d");
+  EXPECT_EQ(read_corpus(local_file_system(), utf8, BadText::kRepair, report)[0],
+            "a\nb\nc \xEF\xBF\xBD( \xEF\xBF\xBD d");
   EXPECT_EQ(report.num_nul_removed, 1);
   EXPECT_EQ(report.num_utf8_repaired, 2);
 }
@@ -338,10 +365,14 @@ TEST_F(CorpusTest, BrokenTextIsAnErrorWithItsLineOrIsRepaired) {
 TEST_F(CorpusTest, BadLinesNameFileLineAndField) {
   const std::string path = write("x.jsonl", "{\"text\": \"a\"}\n{\"txt\": \"b\"}\n");
   EXPECT_EQ(error_of(path), path + ":2: text: found no such key, expected a string");
-  EXPECT_NE(error_of(write("y.jsonl", "{\"text\": 3}\n")).find("y.jsonl:1: text: found number 3, expected a string"), std::string::npos);
-  EXPECT_NE(error_of(write("z.jsonl", "{\"text\": \"a\"}\n{\"text\": \n")).find("z.jsonl:2"), std::string::npos);
+  EXPECT_NE(error_of(write("y.jsonl", "{\"text\": 3}\n"))
+                .find("y.jsonl:1: text: found number 3, expected a string"),
+            std::string::npos);
+  EXPECT_NE(error_of(write("z.jsonl", "{\"text\": \"a\"}\n{\"text\": \n")).find("z.jsonl:2"),
+            std::string::npos);
   EXPECT_NE(error_of(write("w.jsonl", "[1]\n")).find("expected an object"), std::string::npos);
-  EXPECT_NE(error_of(write("v.jsonl", "{\"text\": \"a\\u0000b\"}\n")).find("NUL"), std::string::npos);
+  EXPECT_NE(error_of(write("v.jsonl", "{\"text\": \"a\\u0000b\"}\n")).find("NUL"),
+            std::string::npos);
   EXPECT_NE(error_of(write("empty.txt", "")).find("no text"), std::string::npos);
   EXPECT_NE(error_of(folder_ + "/nowhere.txt").find("no such file"), std::string::npos);
 }

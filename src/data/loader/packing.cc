@@ -26,8 +26,10 @@ std::vector<PackedRow> pack_rows(std::span<const Piece> pieces, int64_t row_leng
     }
     if (piece.count > 0) rest.push_back(piece);
   }
-  // Stable: equal lengths keep their (random) order, so the result is a function of the input alone.
-  std::stable_sort(rest.begin(), rest.end(), [](const Piece& a, const Piece& b) { return a.count > b.count; });
+  // Stable: equal lengths keep their (random) order, so the result is a function of the input
+  // alone.
+  std::stable_sort(rest.begin(), rest.end(),
+                   [](const Piece& a, const Piece& b) { return a.count > b.count; });
 
   std::vector<PackedRow> open;
   std::set<std::pair<int64_t, size_t>> space;  // (free tokens, row)
@@ -70,9 +72,11 @@ std::vector<PackedRow> pack_rows(std::span<const Piece> pieces, int64_t row_leng
     }
     std::erase_if(open, [](const PackedRow& row) { return row.empty(); });
     // The one that stays short comes last.
-    std::stable_partition(open.begin(), open.end(), [&](const PackedRow& row) { return row_tokens(row) == row_length; });
+    std::stable_partition(open.begin(), open.end(),
+                          [&](const PackedRow& row) { return row_tokens(row) == row_length; });
   }
-  full.insert(full.end(), std::make_move_iterator(open.begin()), std::make_move_iterator(open.end()));
+  full.insert(full.end(), std::make_move_iterator(open.begin()),
+              std::make_move_iterator(open.end()));
   return full;
 }
 

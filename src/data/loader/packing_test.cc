@@ -9,19 +9,23 @@ namespace {
 
 std::vector<Piece> pieces_of(const std::vector<int64_t>& lengths) {
   std::vector<Piece> pieces;
-  for (size_t i = 0; i < lengths.size(); ++i) pieces.push_back({static_cast<int64_t>(i), 0, lengths[i]});
+  for (size_t i = 0; i < lengths.size(); ++i)
+    pieces.push_back({static_cast<int64_t>(i), 0, lengths[i]});
   return pieces;
 }
 
 // Empty when every token of every piece is in exactly one row and no row is too long.
-std::string what_is_wrong(const std::vector<int64_t>& lengths, const std::vector<PackedRow>& rows, int64_t row_length) {
+std::string what_is_wrong(const std::vector<int64_t>& lengths, const std::vector<PackedRow>& rows,
+                          int64_t row_length) {
   std::vector<std::vector<int>> seen;
   for (const int64_t length : lengths) seen.emplace_back(static_cast<size_t>(length), 0);
   for (const PackedRow& row : rows) {
-    if (row.empty() || row_tokens(row) > row_length) return "a row of " + std::to_string(row_tokens(row));
+    if (row.empty() || row_tokens(row) > row_length)
+      return "a row of " + std::to_string(row_tokens(row));
     for (const Piece& piece : row) {
       if (piece.count <= 0) return "an empty piece";
-      for (int64_t t = piece.begin; t < piece.begin + piece.count; ++t) ++seen.at(static_cast<size_t>(piece.item)).at(static_cast<size_t>(t));
+      for (int64_t t = piece.begin; t < piece.begin + piece.count; ++t)
+        ++seen.at(static_cast<size_t>(piece.item)).at(static_cast<size_t>(t));
     }
   }
   for (const auto& item : seen) {
@@ -38,11 +42,13 @@ TEST(PackingTest, EveryTokenIsInOneRowAndRowsAreFull) {
   for (int trial = 0; trial < 200; ++trial) {
     const int64_t row_length = 1 + static_cast<int64_t>(random.below(draw++, 40));
     std::vector<int64_t> lengths(random.below(draw++, 60));
-    for (int64_t& length : lengths) length = static_cast<int64_t>(random.below(draw++, trial % 2 == 0 ? 30 : 200));
+    for (int64_t& length : lengths)
+      length = static_cast<int64_t>(random.below(draw++, trial % 2 == 0 ? 30 : 200));
     for (const bool fill : {false, true}) {
       const auto rows = pack_rows(pieces_of(lengths), row_length, fill);
       EXPECT_EQ(what_is_wrong(lengths, rows, row_length), "") << trial;
-      for (size_t i = 0; fill && i + 1 < rows.size(); ++i) EXPECT_EQ(row_tokens(rows[i]), row_length);
+      for (size_t i = 0; fill && i + 1 < rows.size(); ++i)
+        EXPECT_EQ(row_tokens(rows[i]), row_length);
       if (!fill) {
         // Only pieces longer than a row are cut.
         std::map<int64_t, int> parts;
@@ -50,7 +56,9 @@ TEST(PackingTest, EveryTokenIsInOneRowAndRowsAreFull) {
           for (const Piece& piece : row) ++parts[piece.item];
         }
         for (const auto& [item, count] : parts) {
-          if (lengths[static_cast<size_t>(item)] <= row_length) { EXPECT_EQ(count, 1); }
+          if (lengths[static_cast<size_t>(item)] <= row_length) {
+            EXPECT_EQ(count, 1);
+          }
         }
       }
     }
@@ -58,11 +66,13 @@ TEST(PackingTest, EveryTokenIsInOneRowAndRowsAreFull) {
 }
 
 TEST(PackingTest, BestFitUsesFewerRowsThanItsBound) {
-  // Best-fit-decreasing needs at most 11/9 OPT + 1 rows, and OPT is at least the sum over the length.
+  // Best-fit-decreasing needs at most 11/9 OPT + 1 rows, and OPT is at least the sum over the
+  // length.
   const Random random(2, RandomPurpose::kTest);
   std::vector<int64_t> lengths(500);
   int64_t total = 0;
-  for (size_t i = 0; i < lengths.size(); ++i) total += lengths[i] = 1 + static_cast<int64_t>(random.below(i, 64));
+  for (size_t i = 0; i < lengths.size(); ++i)
+    total += lengths[i] = 1 + static_cast<int64_t>(random.below(i, 64));
   const auto rows = pack_rows(pieces_of(lengths), 64, false);
   EXPECT_LE(static_cast<double>(rows.size()), 11.0 / 9 * static_cast<double>(total) / 64 + 1);
 }
@@ -70,7 +80,8 @@ TEST(PackingTest, BestFitUsesFewerRowsThanItsBound) {
 TEST(PackingTest, FillCutsAtMostOnePieceForEachRow) {
   const Random random(3, RandomPurpose::kTest);
   std::vector<int64_t> lengths(300);
-  for (size_t i = 0; i < lengths.size(); ++i) lengths[i] = 1 + static_cast<int64_t>(random.below(i, 50));
+  for (size_t i = 0; i < lengths.size(); ++i)
+    lengths[i] = 1 + static_cast<int64_t>(random.below(i, 50));
   const auto rows = pack_rows(pieces_of(lengths), 64, true);
   int64_t num_pieces = 0;
   for (const PackedRow& row : rows) num_pieces += static_cast<int64_t>(row.size());

@@ -1,5 +1,5 @@
-// Register-only loops for peak.cc. Each runs `iterations` rounds, returns the operations that it did, and
-// writes its sums to `sink` so that nothing is optimised away.
+// Register-only loops for peak.cc. Each runs `iterations` rounds, returns the operations that it
+// did, and writes its sums to `sink` so that nothing is optimised away.
 #pragma once
 
 #include <cstdint>
