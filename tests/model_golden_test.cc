@@ -1,6 +1,7 @@
-// The mathematics against independent oracles: logits, losses, every parameter's gradient and greedy
-// continuations of tiny checkpoints, computed by transformers and by the float64 reference of tools/
-// (MTP, balance loss). tests/golden/models/NAME holds the checkpoint and golden.safetensors.
+// The mathematics against independent oracles: logits, losses, every parameter's gradient and
+// greedy continuations of tiny checkpoints, computed by transformers and by the float64 reference
+// of tools/ (MTP, balance loss). tests/golden/models/NAME holds the checkpoint and
+// golden.safetensors.
 #include <algorithm>
 #include <limits>
 #include <memory>
@@ -45,7 +46,8 @@ struct Golden {
   }
   TokenBatch batch(const std::vector<int32_t>& tokens) const {
     const Shape shape = file.at("tokens").shape;
-    return {.num_rows = shape[0], .context = shape[1], .row_length = shape[1], .tokens = tokens.data()};
+    return {
+        .num_rows = shape[0], .context = shape[1], .row_length = shape[1], .tokens = tokens.data()};
   }
 
   Context ctx{1};
@@ -97,23 +99,29 @@ TEST_P(ModelGolden, LogitsMatch) {
   const int64_t V = golden.model->config().vocab_size;
   TrainingPass pass(*golden.model, batch.num_rows, batch.context);
   std::vector<float> logits(static_cast<size_t>(batch.num_rows * batch.context * V), NAN);
-  std::vector<std::vector<float>> mtp(static_cast<size_t>(golden.model->config().num_nextn_predict_layers));
+  std::vector<std::vector<float>> mtp(
+      static_cast<size_t>(golden.model->config().num_nextn_predict_layers));
   std::vector<TensorView> mtp_views;
   for (size_t k = 1; k <= mtp.size(); ++k) {
     const int64_t T = batch.num_rows * (batch.context - static_cast<int64_t>(k));
     mtp[k - 1].assign(static_cast<size_t>(T * V), NAN);
     mtp_views.emplace_back(mtp[k - 1].data(), DType::kF32, Shape{T, V}, "mtp_logits");
   }
-  pass.logits(golden.ctx, batch, TensorView(logits.data(), DType::kF32, Shape{batch.num_rows * batch.context, V}, "logits"), mtp_views);
-  // FP8 folders: DeepSeek's own conversion rounds the dequantised weights to bf16; loading into fp32
-  // here does not.
+  pass.logits(
+      golden.ctx, batch,
+      TensorView(logits.data(), DType::kF32, Shape{batch.num_rows * batch.context, V}, "logits"),
+      mtp_views);
+  // FP8 folders: DeepSeek's own conversion rounds the dequantised weights to bf16; loading into
+  // fp32 here does not.
   const bool fp8 = golden.file.find("logits_fp32_dequant") != nullptr;
   const std::string suffix = fp8 ? "_fp32_dequant" : "";
   const double difference = max_difference(logits, golden.floats("logits" + suffix));
   EXPECT_LE(difference, kLogitTolerance);
   RecordProperty("max_difference", std::to_string(difference));
   for (size_t k = 1; k <= mtp.size(); ++k) {
-    EXPECT_LE(max_difference(mtp[k - 1], golden.floats(fmt::format("mtp_logits_{}{}", k, suffix))), kLogitTolerance) << "depth " << k;
+    EXPECT_LE(max_difference(mtp[k - 1], golden.floats(fmt::format("mtp_logits_{}{}", k, suffix))),
+              kLogitTolerance)
+        << "depth " << k;
   }
 }
 
@@ -126,7 +134,8 @@ TEST_P(ModelGradientGolden, LossAndEveryGradientMatch) {
   const LossSums counts = count_labels(config, batch);
   LossScales scales{.main = 1.0 / static_cast<double>(counts.num_main), .balance = alpha};
   for (int64_t k = 0; k < config.num_nextn_predict_layers; ++k) {
-    scales.mtp[k] = lambda / static_cast<double>(config.num_nextn_predict_layers) / static_cast<double>(counts.num_mtp[k]);
+    scales.mtp[k] = lambda / static_cast<double>(config.num_nextn_predict_layers) /
+                    static_cast<double>(counts.num_mtp[k]);
   }
   TrainingPass pass(*golden.model, batch.num_rows, batch.context);
   ParameterSet gradients("gradients", parameter_specs(config), kPolicyFp32.gradient_dtypes());
@@ -146,7 +155,8 @@ TEST_P(ModelGradientGolden, LossAndEveryGradientMatch) {
       EXPECT_EQ(sum_of_squares(golden.ctx, gradients.view(i)), 0) << spec.name;  // selection only
       continue;
     }
-    const double difference = relative_difference(gradients.view(i), golden.floats("grad." + spec.name));
+    const double difference =
+        relative_difference(gradients.view(i), golden.floats("grad." + spec.name));
     EXPECT_LE(difference, kGradientTolerance) << spec.name;
     worst = std::max(worst, difference);
   }
@@ -155,7 +165,8 @@ TEST_P(ModelGradientGolden, LossAndEveryGradientMatch) {
   // The oracle can see: one gradient with one row's sign flipped is far outside.
   TensorView embedding = gradients["model.embed_tokens.weight"];
   scale(golden.ctx, embedding.rows(tokens[0], 1), -1);
-  EXPECT_GT(relative_difference(embedding, golden.floats("grad.model.embed_tokens.weight")), kGradientTolerance);
+  EXPECT_GT(relative_difference(embedding, golden.floats("grad.model.embed_tokens.weight")),
+            kGradientTolerance);
 }
 
 TEST_P(ModelGreedyGolden, GreedyContinuationMatchesTokenByToken) {
@@ -171,8 +182,10 @@ TEST_P(ModelGreedyGolden, GreedyContinuationMatchesTokenByToken) {
 
 const auto kName = [](const testing::TestParamInfo<std::string>& info) { return info.param; };
 INSTANTIATE_TEST_SUITE_P(Models, ModelGolden, testing::ValuesIn(models_with("logits")), kName);
-INSTANTIATE_TEST_SUITE_P(Models, ModelGradientGolden, testing::ValuesIn(models_with("grad.model.norm.weight")), kName);
-INSTANTIATE_TEST_SUITE_P(Models, ModelGreedyGolden, testing::ValuesIn(models_with("generated")), kName);
+INSTANTIATE_TEST_SUITE_P(Models, ModelGradientGolden,
+                         testing::ValuesIn(models_with("grad.model.norm.weight")), kName);
+INSTANTIATE_TEST_SUITE_P(Models, ModelGreedyGolden, testing::ValuesIn(models_with("generated")),
+                         kName);
 
 TEST(ModelGoldenSet, CoversTheFamily) {
   EXPECT_GE(models_with("logits").size(), 22u);

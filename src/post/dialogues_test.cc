@@ -82,7 +82,7 @@ TEST(Dialogues, PackedDialoguesHaveTheLossTheyHaveAlone) {
 }
 
 TEST(DemoModel, IsTheOneInConfigs) {
-  const std::string path = std::string(FATHOM_SOURCE_DIR) + "/configs/models/demo.json";
+  const std::string path = fmt::format("{}/configs/models/demo.json", FATHOM_SOURCE_DIR);
   ModelConfig file = parse_config_json(local_file_system().read_all(path), path);
   EXPECT_EQ(to_config_json(file), to_config_json(demo_model_config()));
 }
