@@ -95,7 +95,11 @@ ModelSummary inspect_model(FileSystem& files, const std::string& path) {
         "no weights: neither model.safetensors nor model.safetensors.index.json");
   } else {
     const CheckpointReader reader(files, path);
-    summary.config = reader.config();
+    // What would be loaded: a folder that names MTP modules but holds none of their tensors (as
+    // transformers writes) is whole without them.
+    summary.config = config_to_load(reader, {.allow_missing_mtp = true});
+    summary.mtp_left_out =
+        reader.config().num_nextn_predict_layers - summary.config.num_nextn_predict_layers;
     summary.is_folder = true;
     summary.num_shards = reader.num_shards();
     summary.bytes_on_disk = reader.file_bytes();
@@ -107,7 +111,7 @@ ModelSummary inspect_model(FileSystem& files, const std::string& path) {
       stored.num_elements += tensor.entry->shape.num_elements();
       stored.num_bytes += tensor.entry->num_bytes();
     }
-    const ManifestProblems problems = check_manifest(reader, {});
+    const ManifestProblems problems = check_manifest(reader, {.allow_missing_mtp = true});
     add_problems(summary, "missing: ", problems.missing);
     add_problems(summary, "unexpected: ", problems.unexpected);
     add_problems(summary, "malformed: ", problems.malformed);
@@ -177,6 +181,10 @@ std::string summary_text(const ModelSummary& summary) {
   if (c.num_nextn_predict_layers > 0) {
     line("", fmt::format("and {} in {} MTP module{}", human_count(summary.count.mtp_unique),
                          c.num_nextn_predict_layers, c.num_nextn_predict_layers == 1 ? "" : "s"));
+  }
+  if (summary.mtp_left_out > 0) {
+    line("", fmt::format("config.json names {} MTP module{}, none of whose tensors is here",
+                         summary.mtp_left_out, summary.mtp_left_out == 1 ? "" : "s"));
   }
   line("layers", fmt::format("{}, of them {} with {} routed + {} shared experts, {} active",
                              c.num_hidden_layers, summary.num_moe_layers, c.n_routed_experts,

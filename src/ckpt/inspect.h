@@ -38,6 +38,7 @@ struct ModelSummary {
   int64_t bytes_on_disk = 0;
   std::map<std::string, Stored> stored;  // by safetensors dtype name
   bool mtp_stored = false;
+  int64_t mtp_left_out = 0;           // modules that config.json names and the folder does not hold
   std::vector<std::string> problems;  // missing, unexpected and malformed tensors
 
   int64_t available_memory_bytes = 0;

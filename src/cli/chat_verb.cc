@@ -1,8 +1,8 @@
 // `fathom chat`: talk to a model in the terminal.
 #include <memory>
 
-#include "ckpt/load_model.h"
 #include "cli/chat_loop.h"
+#include "cli/model_loading.h"
 #include "cli/sampling_options.h"
 #include "cli/verbs.h"
 
@@ -18,8 +18,7 @@ struct Options {
 int run(const Options& options) {
   validate(options.sampling.options().sampling);
   Context ctx(static_cast<int>(options.threads));
-  const auto model = load_model(ctx, local_file_system(), options.model,
-                                policy_by_name(options.precision), 0, {.skip_mtp = true});
+  const auto model = open_model(ctx, options.model, options.precision, /*skip_mtp=*/true);
   ChatSession session(ctx, *model, Tokenizer::load(local_file_system(), options.model),
                       options.sampling.options(), options.system);
   chat_loop(session);

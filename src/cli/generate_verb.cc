@@ -2,7 +2,7 @@
 #include <cstdio>
 #include <memory>
 
-#include "ckpt/load_model.h"
+#include "cli/model_loading.h"
 #include "cli/sampling_options.h"
 #include "cli/token_lists.h"
 #include "cli/verbs.h"
@@ -79,8 +79,7 @@ int run(const Options& options) {
   const GenerateOptions base = options.sampling.options();
   validate(base.sampling);
   Context ctx(static_cast<int>(options.threads));
-  const auto model = load_model(ctx, local_file_system(), options.model,
-                                policy_by_name(options.precision), 0, {.skip_mtp = true});
+  const auto model = open_model(ctx, options.model, options.precision, /*skip_mtp=*/true);
   GenerateOptions generation = base;
   if (!options.ignore_eos)
     generation.stop_tokens.push_back(static_cast<int32_t>(model->config().eos_token_id));

@@ -1,10 +1,8 @@
 // `fathom grads`: the gradient of the mean loss for every parameter, for oracles.
 #include <memory>
 
-#include "ckpt/load_model.h"
-#include "cli/token_lists.h"
+#include "cli/model_loading.h"
 #include "cli/verbs.h"
-#include "model/training_pass.h"
 
 namespace fathom::cli {
 namespace {
@@ -17,20 +15,11 @@ struct Options {
 
 int run(const Options& options) {
   Context ctx(static_cast<int>(options.threads));
-  const Policy& policy = policy_by_name(options.precision);
-  const auto model = load_model(ctx, local_file_system(), options.model, policy);
+  const auto model = open_model(ctx, options.model, options.precision);
   const ModelConfig& config = model->config();
-  const auto lists = read_token_lists(options.tokens, config.vocab_size, /*equal_lengths=*/true);
-  const int64_t B = static_cast<int64_t>(lists.size()), S = static_cast<int64_t>(lists[0].size());
   const int64_t depth = config.num_nextn_predict_layers;
-  if (S > model->max_positions() || S <= depth + 1) {
-    throw_bad_input({options.tokens, "", fmt::format("lists of {} ids", S),
-                     fmt::format("{} to {} for this model", depth + 2, model->max_positions()),
-                     ""});
-  }
-  std::vector<int32_t> tokens;
-  for (const auto& list : lists) tokens.insert(tokens.end(), list.begin(), list.end());
-  const TokenBatch batch{.num_rows = B, .context = S, .row_length = S, .tokens = tokens.data()};
+  const TokenRows rows = read_token_rows(options.tokens, *model, /*min_labels=*/2);
+  const TokenBatch batch = rows.batch();
 
   const LossSums counts = count_labels(config, batch);
   LossScales scales{.main = 1.0 / static_cast<double>(counts.num_main),
@@ -40,8 +29,8 @@ int run(const Options& options) {
     scales.mtp[k] =
         options.mtp_weight / static_cast<double>(depth) / static_cast<double>(counts.num_mtp[k]);
   }
-  ParameterSet gradients("gradients", parameter_specs(config), policy.gradient_dtypes());
-  TrainingPass pass(*model, B, S);
+  ParameterSet gradients("gradients", parameter_specs(config), model->policy().gradient_dtypes());
+  TrainingPass pass(*model, rows.num_rows, rows.row_length);
   const LossSums sums = pass.forward_backward(ctx, batch, scales, gradients);
 
   double losses[4] = {0, sums.main * scales.main, 0, sums.balance * scales.balance};

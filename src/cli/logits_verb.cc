@@ -1,10 +1,8 @@
 // `fathom logits`: what the model thinks of given tokens, for oracles.
 #include <memory>
 
-#include "ckpt/load_model.h"
-#include "cli/token_lists.h"
+#include "cli/model_loading.h"
 #include "cli/verbs.h"
-#include "model/training_pass.h"
 
 namespace fathom::cli {
 namespace {
@@ -16,20 +14,10 @@ struct Options {
 
 int run(const Options& options) {
   Context ctx(static_cast<int>(options.threads));
-  const Policy& policy = policy_by_name(options.precision);
-  const auto model = load_model(ctx, local_file_system(), options.model, policy);
-  const ModelConfig& config = model->config();
-  const auto lists = read_token_lists(options.tokens, config.vocab_size, /*equal_lengths=*/true);
-  const int64_t B = static_cast<int64_t>(lists.size()), S = static_cast<int64_t>(lists[0].size()),
-                V = config.vocab_size;
-  const int64_t depth = config.num_nextn_predict_layers;
-  if (S > model->max_positions() || S <= depth) {
-    throw_bad_input({options.tokens, "", fmt::format("lists of {} ids", S),
-                     fmt::format("{} to {} for this model", depth + 1, model->max_positions()),
-                     ""});
-  }
-  std::vector<int32_t> tokens;
-  for (const auto& list : lists) tokens.insert(tokens.end(), list.begin(), list.end());
+  const auto model = open_model(ctx, options.model, options.precision);
+  const TokenRows rows = read_token_rows(options.tokens, *model, /*min_labels=*/1);
+  const int64_t B = rows.num_rows, S = rows.row_length, V = model->config().vocab_size;
+  const int64_t depth = model->config().num_nextn_predict_layers;
 
   std::vector<std::string> names{"logits"};
   std::vector<TensorView> outputs, flat;
@@ -37,14 +25,13 @@ int run(const Options& options) {
   const Arena memory = measured_arena("logits", [&](Arena& arena) {
     outputs.clear();
     for (int64_t k = 0; k <= depth; ++k) {
-      outputs.push_back(
-          arena.allocate(policy.small, Shape{B, S - k, V}, names[static_cast<size_t>(k)].c_str()));
+      outputs.push_back(arena.allocate(model->policy().small, Shape{B, S - k, V},
+                                       names[static_cast<size_t>(k)].c_str()));
     }
   });
   for (const TensorView& output : outputs) flat.push_back(output.as_matrix());
   TrainingPass pass(*model, B, S);
-  pass.logits(ctx, {.num_rows = B, .context = S, .row_length = S, .tokens = tokens.data()}, flat[0],
-              {flat.begin() + 1, flat.end()});
+  pass.logits(ctx, rows.batch(), flat[0], {flat.begin() + 1, flat.end()});
   write_safetensors(local_file_system(), options.out, outputs);
   return kExitDone;
 }

@@ -1,0 +1,39 @@
+#include "cli/model_loading.h"
+
+#include <cstdio>
+
+#include "cli/token_lists.h"
+
+namespace fathom::cli {
+
+std::unique_ptr<Model> open_model(Context& ctx, const std::string& folder,
+                                  const std::string& precision, bool skip_mtp) {
+  auto model = load_model(ctx, local_file_system(), folder, policy_by_name(precision), 0,
+                          {.allow_missing_mtp = true, .skip_mtp = skip_mtp});
+  if (!skip_mtp && model->config().num_nextn_predict_layers == 0) {
+    const int64_t named =
+        CheckpointReader(local_file_system(), folder).config().num_nextn_predict_layers;
+    if (named > 0) {
+      fmt::print(
+          stderr,
+          "{}: config.json names {} MTP module{}, none of whose tensors is here: opened without\n",
+          folder, named, named == 1 ? "" : "s");
+    }
+  }
+  return model;
+}
+
+TokenRows read_token_rows(const std::string& path, const Model& model, int64_t min_labels) {
+  const auto lists = read_token_lists(path, model.config().vocab_size, /*equal_lengths=*/true);
+  TokenRows rows{.num_rows = static_cast<int64_t>(lists.size()),
+                 .row_length = static_cast<int64_t>(lists[0].size())};
+  const int64_t shortest = model.config().num_nextn_predict_layers + min_labels;
+  if (rows.row_length < shortest || rows.row_length > model.max_positions()) {
+    throw_bad_input({path, "", fmt::format("lists of {} ids", rows.row_length),
+                     fmt::format("{} to {} for this model", shortest, model.max_positions()), ""});
+  }
+  for (const auto& list : lists) rows.tokens.insert(rows.tokens.end(), list.begin(), list.end());
+  return rows;
+}
+
+}  // namespace fathom::cli

@@ -1,0 +1,34 @@
+// Opening a model folder, as every verb does it.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "ckpt/load_model.h"
+#include "model/training_pass.h"
+
+namespace fathom::cli {
+
+// A folder whose config.json names MTP modules but that holds none of their tensors (as
+// transformers writes) is opened without them, and standard error says so. skip_mtp leaves them out
+// silently: for what has no use for them.
+std::unique_ptr<Model> open_model(Context& ctx, const std::string& folder,
+                                  const std::string& precision, bool skip_mtp = false);
+
+// Rows of token ids from a file, as one batch for `model`; each row must be longer than the model
+// has MTP modules by at least `min_labels`.
+struct TokenRows {
+  int64_t num_rows = 0, row_length = 0;
+  std::vector<int32_t> tokens;
+
+  TokenBatch batch() const {
+    return {.num_rows = num_rows,
+            .context = row_length,
+            .row_length = row_length,
+            .tokens = tokens.data()};
+  }
+};
+TokenRows read_token_rows(const std::string& path, const Model& model, int64_t min_labels);
+
+}  // namespace fathom::cli
