@@ -20,7 +20,7 @@ struct Outcome {
 class ProgramTest : public testing::Test {
  protected:
   void SetUp() override {
-    folder_ = fmt::format("{}/program_test/{}", FATHOM_BINARY_DIR,
+    folder_ = fmt::format("{}/program_test_files/{}", FATHOM_BINARY_DIR,
                           testing::UnitTest::GetInstance()->current_test_info()->name());
     files().remove_all(folder_);
     files().make_directories(folder_);
