@@ -46,7 +46,6 @@ TrainingPass::TrainingPass(const Model& model, int64_t max_rows, int64_t max_con
       saved_(measured_arena("saved activations", [this](Arena& arena) { allocate(arena); })) {
   FATHOM_CHECK_LE(model.config().num_nextn_predict_layers, kMaxMtpDepth);
   FATHOM_CHECK_LE(max_context, model.max_positions(), "context beyond the rotation table");
-  depths_.reserve(depths_.size());
 }
 
 void TrainingPass::allocate(Arena& arena) {
@@ -82,8 +81,7 @@ void TrainingPass::allocate(Arena& arena) {
 
 // Lays out this batch: token ids, positions and labels of every depth, and the saved tensors
 // narrowed to its size.
-void TrainingPass::prepare(Context& ctx, const TokenBatch& batch) {
-  (void)ctx;
+void TrainingPass::prepare(const TokenBatch& batch) {
   FATHOM_CHECK(batch.num_rows >= 1 && batch.num_rows <= max_rows_, "{} rows, at most {}",
                batch.num_rows, max_rows_);
   FATHOM_CHECK(batch.context >= 1 && batch.context <= max_context_, "context {}, at most {}",
@@ -200,7 +198,7 @@ static int64_t* mtp_counts(const ModelConfig& config, const Model& model, int64_
 
 LossSums TrainingPass::forward(Context& ctx, const TokenBatch& batch, const LossScales& scales,
                                int64_t* expert_counts) {
-  prepare(ctx, batch);
+  prepare(batch);
   LossSums sums = count_labels(model_.config(), batch);
   forward_main(ctx, scales, sums, expert_counts);
   const TensorView head_VD = model_.parameters().head_VD;
@@ -220,7 +218,7 @@ LossSums TrainingPass::forward(Context& ctx, const TokenBatch& batch, const Loss
 
 void TrainingPass::logits(Context& ctx, const TokenBatch& batch, const TensorView& logits_TV,
                           const std::vector<TensorView>& mtp_logits) {
-  prepare(ctx, batch);
+  prepare(batch);
   LossSums unused;
   forward_main(ctx, {}, unused, nullptr);
   const TensorView head_VD = model_.parameters().head_VD;
@@ -244,7 +242,7 @@ LossSums TrainingPass::forward_backward(Context& ctx, const TokenBatch& batch,
                                         const LossScales& scales, ParameterSet& gradients,
                                         int64_t* expert_counts) {
   g_ = &gradient_views(gradients);
-  prepare(ctx, batch);
+  prepare(batch);
   LossSums sums = count_labels(model_.config(), batch);
   const Policy& policy = model_.policy();
   const TensorView head_VD = model_.parameters().head_VD;

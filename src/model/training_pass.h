@@ -78,7 +78,7 @@ class TrainingPass {
   };
 
   void allocate(Arena& arena);
-  void prepare(Context& ctx, const TokenBatch& batch);
+  void prepare(const TokenBatch& batch);
   void forward_main(Context& ctx, const LossScales& scales, LossSums& sums, int64_t* expert_counts);
   void forward_mtp(Context& ctx, int64_t k, const LossScales& scales, LossSums& sums,
                    int64_t* expert_counts);

@@ -51,7 +51,9 @@ class LoadWindow {
     for (size_t i = 0; i < counts.size(); ++i) total_[i] -= window_.front()[i];
     window_.pop_front();
   }
+  // Of a full window; 0 before (a few rows say little, and a resumed run begins with few).
   double worst() const {
+    if (static_cast<int64_t>(window_.size()) < kLoadWindowSteps) return 0;
     double worst = 0;
     for (size_t begin = 0; begin < total_.size(); begin += static_cast<size_t>(num_experts_)) {
       worst = std::max(worst, max_violation(std::span(total_).subspan(
