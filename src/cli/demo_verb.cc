@@ -40,7 +40,7 @@ std::string find_demo_text() {
 
 class DemoDisplay final : public DemoObserver {
  public:
-  DemoDisplay(bool quiet, const World& world) : quiet_(quiet), world_(world), panel_(stderr) {}
+  explicit DemoDisplay(bool quiet) : quiet_(quiet), panel_(stderr) {}
 
   void begin_training(DemoStage stage, const Trainer& trainer, int64_t last_step) override {
     end_stage();
@@ -113,7 +113,6 @@ class DemoDisplay final : public DemoObserver {
   }
 
   bool quiet_;
-  const World& world_;
   LivePanel panel_;
   DemoStage stage_ = DemoStage::kPretrain;
   const Trainer* trainer_ = nullptr;
@@ -160,7 +159,7 @@ int run(const Options& options) {
   DemoResult result;
   {
     StopSignal stop;
-    DemoDisplay display(options.quiet, demo.world());
+    DemoDisplay display(options.quiet);
     result = demo.run(display, [&] { return stop.requested(); });
     display.end_stage();
   }

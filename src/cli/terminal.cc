@@ -3,7 +3,6 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
-#include <chrono>
 #include <cstdlib>
 #include <cstring>
 
@@ -11,10 +10,6 @@
 
 namespace fathom::cli {
 namespace {
-
-double now_seconds() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
 
 // The code point at text[i] and its length; a byte that begins nothing valid counts as one
 // character.
@@ -94,53 +89,6 @@ std::string_view clip_to_width(std::string_view text, int64_t columns) {
     i += c.bytes;
   }
   return text.substr(0, i);
-}
-
-LiveLine::LiveLine(std::FILE* stream, const TerminalInfo& terminal, double plain_seconds)
-    : stream_(stream), terminal_(terminal), plain_seconds_(plain_seconds) {}
-
-LiveLine::~LiveLine() { finish(); }
-
-void LiveLine::update(std::string_view text) {
-  latest_ = text;
-  const double interval = terminal_.is_tty ? 0.1 : plain_seconds_;
-  const double now = now_seconds();
-  pending_ = now - last_draw_seconds_ < interval;
-  if (pending_) return;
-  last_draw_seconds_ = now;
-  draw(text);
-}
-
-void LiveLine::draw(std::string_view text) {
-  if (terminal_.is_tty) {
-    // One column stays free: a full last column makes some terminals wrap.
-    fmt::print(stream_, "\r{}\x1b[K", clip_to_width(text, terminal_.width - 1));
-    on_screen_ = true;
-  } else {
-    fmt::print(stream_, "{}\n", text);
-  }
-  std::fflush(stream_);
-  pending_ = false;
-}
-
-void LiveLine::erase() {
-  if (on_screen_) fmt::print(stream_, "\r\x1b[K");
-  on_screen_ = false;
-}
-
-void LiveLine::print(std::string_view text) {
-  const bool had_line = on_screen_;
-  erase();
-  fmt::print(stream_, "{}\n", text);
-  if (had_line) draw(latest_);
-  std::fflush(stream_);
-}
-
-void LiveLine::finish() {
-  if (pending_) draw(latest_);
-  if (on_screen_) fmt::print(stream_, "\n");
-  on_screen_ = false;
-  std::fflush(stream_);
 }
 
 }  // namespace fathom::cli

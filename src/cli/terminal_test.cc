@@ -1,11 +1,12 @@
 #include "cli/terminal.h"
+#include "cli/live_panel.h"
 
 #include <cstdio>
 
 namespace fathom::cli {
 namespace {
 
-// What a LiveLine wrote to a file, as text.
+// What was written to a file, as text.
 std::string written(std::FILE* file) {
   std::fflush(file);
   std::rewind(file);
@@ -35,28 +36,19 @@ TEST(Terminal, CountsColumnsNotBytes) {
   EXPECT_EQ(clip_to_width("abc", 0), "");
 }
 
-TEST(LiveLine, InAFileWritesWholeLinesSeldom) {
+TEST(LivePanel, InAFileWritesPlainLinesSeldomAndLastingLinesAlways) {
   std::FILE* file = std::tmpfile();
   {
-    LiveLine line(file, TerminalInfo{}, 3600.0);
-    line.update("first");
-    line.update("second");
-    line.print("a note");
-    line.update("last");
+    LivePanel panel(file, 4, /*plain_seconds=*/3600);
+    int64_t drawn = 0;
+    const auto lines = [&] { return ++drawn, std::vector<std::string>{"picture"}; };
+    panel.update(lines, "step 1");
+    panel.update(lines, "step 2");
+    panel.print("saved");
+    panel.keep({"curve", "map"});
+    EXPECT_EQ(drawn, 0) << "a picture was drawn where nobody looks";
   }
-  EXPECT_EQ(written(file), "first\na note\nlast\n");
-  std::fclose(file);
-}
-
-TEST(LiveLine, OnATerminalRewritesOneClippedLine) {
-  std::FILE* file = std::tmpfile();
-  {
-    LiveLine line(file, TerminalInfo{.is_tty = true, .color = false, .width = 5});
-    line.update("123456789");
-    line.print("note");
-  }
-  EXPECT_EQ(written(file), "\r1234\x1b[K\r\x1b[Knote\n\r1234\x1b[K\n");
-  std::fclose(file);
+  EXPECT_EQ(written(file), "step 1\nsaved\ncurve\nmap\n");
 }
 
 }  // namespace
