@@ -46,8 +46,8 @@ int64_t max_column_tile_rows(int64_t rows, int64_t num_experts);
 Shape scale_shape(ScaleGrain grain, int64_t rows, int64_t cols);
 
 // codes = cast(x / s), s = max(amax of the tile, 1e-4) / largest code (448 for e4m3), in fp32; with
-// power_of_two s is rounded up to a power of two. A tile with NaN or infinity gets a NaN scale, so
-// that it shows wherever it is used.
+// power_of_two s is rounded up to a power of two. A tile with NaN or infinity gets a NaN scale (and
+// codes 0), so that it shows wherever it is used.
 struct QuantizeParams {
   ScaledView x;  // source: plain (kNone: f32, bf16), or scaled in another grain ("regrouping":
                  // 1x128 to 128x1 for weight gradients), where x = code * scale in fp32

@@ -4,6 +4,7 @@
 
 #include "kernels/cpu/attention.h"
 #include "kernels/cpu/matmul.h"
+#include "kernels/cpu/quantize.h"
 #include "kernels/cpu/row_ops.h"
 #include "kernels/ref/ref.h"
 
@@ -294,6 +295,53 @@ std::span<const KernelEntry<AdamwParams>> kernel_entries() {
       avx512_rows<AdamwParams, cpu::adamw>(),
       avx2_rows<AdamwParams, cpu::adamw>(),
       reference<AdamwParams>(ref::adamw),
+  };
+  return kEntries;
+}
+
+// Scaled tensors.
+
+template <auto kDriver, const cpu::QuantizeKernels& kKernels, typename Params>
+static void run_quantize(Context& ctx, const Params& p) {
+  kDriver(ctx, p, kKernels);
+}
+
+template <>
+std::span<const KernelEntry<QuantizeParams>> kernel_entries() {
+  static constexpr KernelEntry<QuantizeParams> kEntries[] = {
+      {"avx512", IsaLevel::kAvx512, any<QuantizeParams>,
+       run_quantize<cpu::quantize, cpu::kQuantizeAvx512>},
+      {"avx2", IsaLevel::kAvx2, any<QuantizeParams>,
+       run_quantize<cpu::quantize, cpu::kQuantizeAvx2>},
+      reference<QuantizeParams>(ref::quantize),
+  };
+  return kEntries;
+}
+
+template <>
+std::span<const KernelEntry<DequantizeParams>> kernel_entries() {
+  static constexpr KernelEntry<DequantizeParams> kEntries[] = {
+      {"avx512", IsaLevel::kAvx512, any<DequantizeParams>,
+       run_quantize<cpu::dequantize, cpu::kQuantizeAvx512>},
+      {"avx2", IsaLevel::kAvx2, any<DequantizeParams>,
+       run_quantize<cpu::dequantize, cpu::kQuantizeAvx2>},
+      reference<DequantizeParams>(ref::dequantize),
+  };
+  return kEntries;
+}
+
+template <>
+std::span<const KernelEntry<ScaledGemmParams>> kernel_entries() {
+  static constexpr KernelEntry<ScaledGemmParams> kEntries[] = {
+      reference<ScaledGemmParams>(ref::scaled_gemm),
+  };
+  return kEntries;
+}
+
+template <>
+std::span<const KernelEntry<ScaledGroupedGemmParams>> kernel_entries() {
+  static constexpr KernelEntry<ScaledGroupedGemmParams> kEntries[] = {
+      reference<ScaledGroupedGemmParams>(ref::scaled_grouped_gemm),
   };
   return kEntries;
 }

@@ -7,6 +7,7 @@
 #include <span>
 
 #include "kernels/kernels.h"
+#include "kernels/scaled.h"
 
 namespace fathom {
 
@@ -122,5 +123,13 @@ template <>
 std::span<const KernelEntry<SumOfSquaresParams>> kernel_entries();
 template <>
 std::span<const KernelEntry<AdamwParams>> kernel_entries();
+template <>
+std::span<const KernelEntry<QuantizeParams>> kernel_entries();
+template <>
+std::span<const KernelEntry<DequantizeParams>> kernel_entries();
+template <>
+std::span<const KernelEntry<ScaledGemmParams>> kernel_entries();
+template <>
+std::span<const KernelEntry<ScaledGroupedGemmParams>> kernel_entries();
 
 }  // namespace fathom

@@ -31,5 +31,9 @@ void add(Context& ctx, const AddParams& p);
 void scale(Context& ctx, const ScaleParams& p);
 void sum_of_squares(Context& ctx, const SumOfSquaresParams& p);
 void adamw(Context& ctx, const AdamwParams& p);
+void quantize(Context& ctx, const QuantizeParams& p);
+void dequantize(Context& ctx, const DequantizeParams& p);
+void scaled_gemm(Context& ctx, const ScaledGemmParams& p);
+void scaled_grouped_gemm(Context& ctx, const ScaledGroupedGemmParams& p);
 
 }  // namespace fathom::ref

@@ -1,0 +1,109 @@
+// Element access to scaled tensors for the reference kernels: code * scale of (row, column), with
+// the tile that the element lies in.
+#pragma once
+
+#include "kernels/scaled.h"
+
+namespace fathom::ref {
+
+inline float code_value(const TensorView& codes, int64_t row, int64_t col) {
+  const int64_t i = row * codes.stride[0] + col;
+  switch (codes.dtype) {
+    case DType::kE4M3:
+      return static_cast<float>(static_cast<const e4m3*>(codes.data)[i]);
+    case DType::kE5M2:
+      return static_cast<float>(static_cast<const e5m2*>(codes.data)[i]);
+    case DType::kE5M6:
+      return static_cast<float>(static_cast<const e5m6*>(codes.data)[i]);
+    case DType::kBF16:
+      return static_cast<float>(static_cast<const bf16*>(codes.data)[i]);
+    case DType::kF32:
+      return static_cast<const float*>(codes.data)[i];
+    default:
+      FATHOM_CHECK(false, "codes of {}", dtype_name(codes.dtype));
+  }
+}
+
+inline void set_code(const TensorView& codes, int64_t row, int64_t col, float value) {
+  const int64_t i = row * codes.stride[0] + col;
+  switch (codes.dtype) {
+    case DType::kE4M3:
+      static_cast<e4m3*>(codes.data)[i] = e4m3(value);
+      return;
+    case DType::kE5M2:
+      static_cast<e5m2*>(codes.data)[i] = e5m2(value);
+      return;
+    case DType::kE5M6:
+      static_cast<e5m6*>(codes.data)[i] = e5m6(value);
+      return;
+    default:
+      FATHOM_CHECK(false, "codes of {}", dtype_name(codes.dtype));
+  }
+}
+
+// The largest finite code, which a tile's largest element is scaled to.
+inline float largest_code(DType dtype) {
+  switch (dtype) {
+    case DType::kE4M3:
+      return 448.0f;
+    case DType::kE5M2:
+      return 57344.0f;
+    case DType::kE5M6:
+      return 130048.0f;
+    default:
+      FATHOM_CHECK(false, "codes of {}", dtype_name(dtype));
+  }
+}
+
+// Tile rows of a kColumn tensor, by row.
+class ColumnTiles {
+ public:
+  ColumnTiles(const int64_t* offsets, int64_t num_experts)
+      : offsets_(offsets), num_experts_(num_experts) {}
+  int64_t of(int64_t row) const {
+    if (offsets_ == nullptr) return row / kScaleTile;
+    int64_t tile = 0;
+    for (int64_t e = 0; e < num_experts_; ++e) {
+      if (row < offsets_[e + 1]) return tile + (row - offsets_[e]) / kScaleTile;
+      tile += (offsets_[e + 1] - offsets_[e] + kScaleTile - 1) / kScaleTile;
+    }
+    FATHOM_CHECK(false, "row {} beyond the last expert", row);
+  }
+
+ private:
+  const int64_t* offsets_;
+  int64_t num_experts_;
+};
+
+// The scale of an element of a matrix; null for plain values.
+inline float* scale_of(const ScaledView& v, int64_t row, int64_t col,
+                       const ColumnTiles& tiles = {nullptr, 0}) {
+  int64_t i = 0, j = 0;
+  switch (v.grain) {
+    case ScaleGrain::kNone:
+      return nullptr;
+    case ScaleGrain::kRow:
+      i = row;
+      j = col / kScaleTile;
+      break;
+    case ScaleGrain::kColumn:
+      i = tiles.of(row);
+      j = col;
+      break;
+    case ScaleGrain::kBlock:
+      i = row / kScaleTile;
+      j = col / kScaleTile;
+      break;
+    case ScaleGrain::kTensor:
+      break;
+  }
+  return v.scales.as<float>() + i * v.scales.stride[0] + j;
+}
+
+inline float scale_value(const ScaledView& v, int64_t row, int64_t col,
+                         const ColumnTiles& tiles = {nullptr, 0}) {
+  const float* scale = scale_of(v, row, col, tiles);
+  return scale == nullptr ? 1.0f : *scale;
+}
+
+}  // namespace fathom::ref

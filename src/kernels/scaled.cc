@@ -1,0 +1,173 @@
+#include "kernels/scaled.h"
+
+#include "core/integer.h"
+#include "kernels/check.h"
+#include "kernels/table.h"
+
+namespace fathom {
+namespace {
+
+bool is_code(DType d) { return d == DType::kE4M3 || d == DType::kE5M2 || d == DType::kE5M6; }
+
+// Codes and scales of one matrix, or of a stack of them. `tile_rows` of a kColumn tensor.
+void check_scaled(const char* what, const ScaledView& v, std::initializer_list<int64_t> expected,
+                  int64_t tile_rows) {
+  check_tensor(what, v.codes, expected);
+  if (v.grain == ScaleGrain::kNone) {
+    if (v.codes.dtype != DType::kBF16 && v.codes.dtype != DType::kF32) {
+      internal::operand_failed(what, v.codes, "bf16 or f32, having no scales");
+    }
+    return;
+  }
+  if (!is_code(v.codes.dtype)) internal::operand_failed(what, v.codes, "e4m3, e5m2 or e5m6");
+  check_dtype(what, v.scales, DType::kF32);
+  const int64_t rows = expected.begin()[expected.size() - 2], cols = expected.end()[-1];
+  Shape shape = scale_shape(v.grain, rows, cols);
+  if (v.grain == ScaleGrain::kColumn) shape = Shape{tile_rows, cols};
+  if (expected.size() == 3) {
+    check_tensor(what, v.scales, {expected.begin()[0], shape[0], shape[1]});
+  } else {
+    check_tensor(what, v.scales, {shape[0], shape[1]});
+  }
+}
+
+void check_offsets(const int64_t* offsets, int64_t num_experts, int64_t rows) {
+  FATHOM_CHECK(offsets[0] == 0, "offsets start at {}", offsets[0]);
+  for (int64_t e = 0; e < num_experts; ++e)
+    FATHOM_CHECK_LE(offsets[e], offsets[e + 1], "expert {}", e);
+  FATHOM_CHECK_EQ(offsets[num_experts], rows, "the last offset");
+}
+
+// Whether the scale is constant over slices of 128 of the contracted index.
+void check_contraction(const char* what, const ScaledView& v, bool contracts_rows) {
+  const bool fits = v.grain == ScaleGrain::kNone || v.grain == ScaleGrain::kTensor ||
+                    v.grain == ScaleGrain::kBlock ||
+                    v.grain == (contracts_rows ? ScaleGrain::kColumn : ScaleGrain::kRow);
+  if (!fits) internal::operand_failed(what, v.codes, "tiles along the contracted index");
+}
+
+void check_accumulator(const Accumulator& accumulator, const ScaledView& a, const ScaledView& b) {
+  if (accumulator.model == Accumulator::Model::kFp32) return;
+  FATHOM_CHECK(accumulator.bits >= 4 && accumulator.bits <= 40, "accumulator of {} bits",
+               accumulator.bits);
+  const auto tiled = [](const ScaledView& v) {
+    return v.grain != ScaleGrain::kNone && v.grain != ScaleGrain::kTensor;
+  };
+  FATHOM_CHECK(accumulator.promotion % 32 == 0 && accumulator.promotion >= 0,
+               "promotion every {}: a multiple of 32, the products of one step",
+               accumulator.promotion);
+  if (tiled(a) || tiled(b)) {
+    FATHOM_CHECK(accumulator.promotion > 0 && kScaleTile % accumulator.promotion == 0,
+                 "promotion every {} with scales that change every {}", accumulator.promotion,
+                 kScaleTile);
+  }
+}
+
+void check_output(const TensorView& c) {
+  if (c.dtype != DType::kF32 && c.dtype != DType::kBF16) {
+    internal::operand_failed("scaled_gemm c", c, "f32 or bf16");
+  }
+}
+
+}  // namespace
+
+int64_t column_tile_rows(int64_t rows, const int64_t* offsets, int64_t num_experts) {
+  if (offsets == nullptr) return div_up(rows, kScaleTile);
+  int64_t tiles = 0;
+  for (int64_t e = 0; e < num_experts; ++e)
+    tiles += div_up(offsets[e + 1] - offsets[e], kScaleTile);
+  return tiles;
+}
+
+int64_t max_column_tile_rows(int64_t rows, int64_t num_experts) {
+  // Every expert with rows has at most one tile that is not full.
+  return rows / kScaleTile + std::min(rows, num_experts);
+}
+
+Shape scale_shape(ScaleGrain grain, int64_t rows, int64_t cols) {
+  switch (grain) {
+    case ScaleGrain::kNone:
+      return Shape{0, 0};
+    case ScaleGrain::kRow:
+      return Shape{rows, div_up(cols, kScaleTile)};
+    case ScaleGrain::kColumn:
+      return Shape{div_up(rows, kScaleTile), cols};
+    case ScaleGrain::kBlock:
+      return Shape{div_up(rows, kScaleTile), div_up(cols, kScaleTile)};
+    case ScaleGrain::kTensor:
+      return Shape{1, 1};
+  }
+  FATHOM_CHECK(false, "scale grain");
+}
+
+void quantize(Context& ctx, const QuantizeParams& p) {
+  FATHOM_CHECK_EQ(p.x.codes.shape.num_dims, 2, "quantize x {}", p.x.codes.name);
+  const int64_t rows = p.x.codes.dim(0), cols = p.x.codes.dim(1);
+  if (p.offsets != nullptr) check_offsets(p.offsets, p.num_experts, rows);
+  check_scaled("quantize x", p.x, {rows, cols}, div_up(rows, kScaleTile));
+  FATHOM_CHECK(p.y.grain != ScaleGrain::kNone, "quantize y {} has no scales", p.y.codes.name);
+  check_scaled("quantize y", p.y, {rows, cols}, column_tile_rows(rows, p.offsets, p.num_experts));
+  run_kernel(ctx, p);
+}
+
+void dequantize(Context& ctx, const DequantizeParams& p) {
+  FATHOM_CHECK_EQ(p.x.codes.shape.num_dims, 2, "dequantize x {}", p.x.codes.name);
+  const int64_t rows = p.x.codes.dim(0), cols = p.x.codes.dim(1);
+  if (p.offsets != nullptr) check_offsets(p.offsets, p.num_experts, rows);
+  FATHOM_CHECK(p.x.grain != ScaleGrain::kNone, "dequantize x {} has no scales", p.x.codes.name);
+  check_scaled("dequantize x", p.x, {rows, cols}, column_tile_rows(rows, p.offsets, p.num_experts));
+  check_tensor("dequantize y", p.y, {rows, cols});
+  if (p.y.dtype != DType::kF32 && p.y.dtype != DType::kBF16)
+    internal::operand_failed("dequantize y", p.y, "f32 or bf16");
+  run_kernel(ctx, p);
+}
+
+void scaled_gemm(Context& ctx, const ScaledGemmParams& p) {
+  FATHOM_CHECK_EQ(p.c.shape.num_dims, 2, "scaled_gemm c {}", p.c.name);
+  FATHOM_CHECK_EQ(p.a.codes.shape.num_dims, 2, "scaled_gemm a {}", p.a.codes.name);
+  const bool tn = p.layout == GemmLayout::kTn, nt = p.layout == GemmLayout::kNt;
+  const int64_t m = p.c.dim(0), n = p.c.dim(1), k = p.a.codes.dim(tn ? 0 : 1);
+  check_tensor("scaled_gemm c", p.c, {m, n});
+  check_output(p.c);
+  const int64_t tiles = div_up(k, kScaleTile);
+  check_scaled("scaled_gemm a", p.a, {tn ? k : m, tn ? m : k}, tiles);
+  check_scaled("scaled_gemm b", p.b, {nt ? n : k, nt ? k : n}, tiles);
+  check_contraction("scaled_gemm a", p.a, tn);
+  check_contraction("scaled_gemm b", p.b, !nt);
+  check_accumulator(p.accumulator, p.a, p.b);
+  run_kernel(ctx, p);
+}
+
+void scaled_grouped_gemm(Context& ctx, const ScaledGroupedGemmParams& p) {
+  const bool tn = p.layout == GemmLayout::kTn, nt = p.layout == GemmLayout::kNt;
+  const int64_t E = p.num_experts;
+  FATHOM_CHECK_EQ(p.a.codes.shape.num_dims, 2, "scaled_grouped_gemm a {}", p.a.codes.name);
+  FATHOM_CHECK_EQ(p.c.shape.num_dims, tn ? 3 : 2, "scaled_grouped_gemm c {}", p.c.name);
+  const int64_t rows = p.a.codes.dim(0), width = p.a.codes.dim(1);
+  FATHOM_CHECK(p.offsets != nullptr, "scaled_grouped_gemm offsets");
+  check_offsets(p.offsets, E, rows);
+  const int64_t tiles = column_tile_rows(rows, p.offsets, E);
+  check_scaled("scaled_grouped_gemm a", p.a, {rows, width}, tiles);
+  check_output(p.c);
+  if (tn) {
+    const int64_t n = p.c.dim(2);
+    check_scaled("scaled_grouped_gemm b", p.b, {rows, n}, tiles);
+    check_tensor("scaled_grouped_gemm c", p.c, {E, width, n});
+    // Blocks would span two experts.
+    for (const ScaledView* v : {&p.a, &p.b}) {
+      if (v->grain == ScaleGrain::kBlock)
+        internal::operand_failed("scaled_grouped_gemm", v->codes, "tiles of one column");
+    }
+  } else {
+    const int64_t n = p.c.dim(1);
+    check_tensor("scaled_grouped_gemm c", p.c, {rows, n});
+    check_scaled("scaled_grouped_gemm b", p.b, {E, nt ? n : width, nt ? width : n},
+                 div_up(width, kScaleTile));
+  }
+  check_contraction("scaled_grouped_gemm a", p.a, tn);
+  check_contraction("scaled_grouped_gemm b", p.b, !nt);
+  check_accumulator(p.accumulator, p.a, p.b);
+  run_kernel(ctx, p);
+}
+
+}  // namespace fathom
