@@ -10,6 +10,7 @@
 #include "cli/terminal.h"
 #include "cli/verbs.h"
 #include "core/json.h"
+#include "kernels/limits.h"
 #include "kernels/self_check.h"
 #include "runtime/context.h"
 
@@ -162,7 +163,7 @@ int run(const Options& options) {
     speeds.push_back({isa, measure_gemm_gflops(level, DType::kF32, seconds),
                       measure_gemm_gflops(level, DType::kBF16, seconds)});
   }
-  const double bandwidth = measure_read_bandwidth_gbs(ctx, 0.3);
+  const double bandwidth = 1e-9 * measure_read_bandwidth(ctx, 0.3);
   const std::vector<std::string> notes = advice(ctx, tests);
   if (options.json) {
     fmt::print("{}\n", as_json(ctx, num_threads, tests, speeds, bandwidth, notes).dump(2));

@@ -23,6 +23,9 @@ double scalar_rounds(int64_t iterations, float* sink) {
 }
 
 Rounds rounds_for(IsaLevel isa, DType dtype) {
+  if (dtype == DType::kU8) {
+    return isa >= IsaLevel::kAvx512 && cpu_info().avx512_vnni ? dpbusd_rounds_avx512 : nullptr;
+  }
   if (isa >= IsaLevel::kAvx512Bf16 && dtype == DType::kBF16) return dpbf16_rounds_avx512bf16;
   if (isa >= IsaLevel::kAvx512) return fma_rounds_avx512;
   if (isa >= IsaLevel::kAvx2) return fma_rounds_avx2;
@@ -34,6 +37,7 @@ Rounds rounds_for(IsaLevel isa, DType dtype) {
 double measure_peak_flops(Context& ctx, DType dtype) {
   using Clock = std::chrono::steady_clock;
   const Rounds rounds = rounds_for(ctx.isa(), dtype);
+  if (rounds == nullptr) return 0;
   const int num_threads = ctx.threads().num_threads();
   std::vector<float> sinks(static_cast<size_t>(num_threads) * 16, 1.0f);  // a cache line each
   std::vector<double> operations(static_cast<size_t>(num_threads));

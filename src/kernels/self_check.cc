@@ -196,31 +196,4 @@ double measure_gemm_gflops(Context& ctx, DType dtype, double seconds) {
   return 2e-9 * static_cast<double>(m * n * k * calls) / seconds_since(begin);
 }
 
-double measure_read_bandwidth_gbs(Context& ctx, double seconds) {
-  constexpr int64_t kBytes = int64_t{256} << 20,
-                    kBlock = int64_t{1} << 20;  // larger than most last-level caches
-  std::vector<uint64_t> memory(static_cast<size_t>(kBytes / 8), 1);
-  std::vector<uint64_t> sums(static_cast<size_t>(kBytes / kBlock));
-  int64_t passes = 0;
-  const auto begin = std::chrono::steady_clock::now();
-  while (seconds_since(begin) < seconds) {
-    ctx.threads().parallel_for(kBytes / kBlock, [&](int64_t block, int) {
-      const uint64_t* words = memory.data() + block * (kBlock / 8);
-      uint64_t a = 0, b = 0, c = 0, d = 0;  // four chains, so that the adds do not set the pace
-      for (int64_t i = 0; i < kBlock / 8; i += 4) {
-        a += words[i];
-        b += words[i + 1];
-        c += words[i + 2];
-        d += words[i + 3];
-      }
-      sums[static_cast<size_t>(block)] += a + b + c + d;
-    });
-    ++passes;
-  }
-  const double elapsed = seconds_since(begin);
-  FATHOM_CHECK_EQ(
-      sums[0], static_cast<uint64_t>(passes * kBlock / 8));  // and the reads are not optimised away
-  return 1e-9 * static_cast<double>(kBytes * passes) / elapsed;
-}
-
 }  // namespace fathom

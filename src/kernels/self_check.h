@@ -25,7 +25,5 @@ std::vector<SelfTestResult> run_kernel_self_test(int num_threads);
 // Billions of floating-point operations a second of gemm_nt at the context's level, measured for
 // about `seconds` on one shape of a small model.
 double measure_gemm_gflops(Context& ctx, DType dtype, double seconds);
-// Billions of bytes a second that all threads together read from memory.
-double measure_read_bandwidth_gbs(Context& ctx, double seconds);
 
 }  // namespace fathom

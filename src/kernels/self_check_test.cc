@@ -25,7 +25,6 @@ TEST(KernelSelfTest, ResultsCanFail) {
 TEST(KernelSelfTest, MeasuresSomething) {
   Context ctx(1);
   EXPECT_GT(measure_gemm_gflops(ctx, DType::kF32, 0.01), 0.0);
-  EXPECT_GT(measure_read_bandwidth_gbs(ctx, 0.01), 0.0);
 }
 
 }  // namespace
