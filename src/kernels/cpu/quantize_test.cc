@@ -1,0 +1,136 @@
+#include <limits>
+
+#include "kernels/cpu/entry_walk.h"
+#include "kernels/ref/ref.h"
+#include "kernels/scaled_test_tensor.h"
+
+namespace fathom {
+namespace {
+
+bool same_bits(const ScaledTensor& a, const ScaledTensor& b) {
+  if (a.codes() != b.codes()) return false;
+  for (int64_t i = 0; i < a.scales().size(); ++i) {
+    const float x = static_cast<float>(a.scales()[i]), y = static_cast<float>(b.scales()[i]);
+    if (std::bit_cast<uint32_t>(x) != std::bit_cast<uint32_t>(y) &&
+        !(std::isnan(x) && std::isnan(y)))
+      return false;
+  }
+  return a.guards_intact() && b.guards_intact();
+}
+
+// body(entry, context) for every entry but the reference that this machine runs, with one and two
+// threads; the forced level must be the one that runs.
+template <typename Params, typename Body>
+void for_fast_entries(const Params& p, Body&& body) {
+  const auto entries = kernel_entries<Params>();
+  for (const KernelEntry<Params>& entry : entries.first(entries.size() - 1)) {
+    if (!runs_here(entry.isa)) continue;
+    for (const int threads : {1, 2}) {
+      Context& ctx = test_context(entry.isa, threads);
+      ASSERT_EQ(&select_kernel(ctx, p), &entry) << "the forced level runs another entry";
+      body(entry, ctx);
+    }
+  }
+}
+
+struct Case {
+  DType source;
+  ScaleGrain source_grain;
+  DType code;
+  ScaleGrain grain;
+  bool ragged;
+};
+std::vector<Case> cases() {
+  std::vector<Case> all;
+  for (const DType code : {DType::kE4M3, DType::kE5M2, DType::kE5M6}) {
+    for (const ScaleGrain grain :
+         {ScaleGrain::kRow, ScaleGrain::kColumn, ScaleGrain::kBlock, ScaleGrain::kTensor}) {
+      for (const bool ragged : {false, true}) {
+        if (ragged && grain != ScaleGrain::kColumn) continue;
+        for (const DType source : {DType::kF32, DType::kBF16})
+          all.push_back({source, ScaleGrain::kNone, code, grain, ragged});
+        for (const DType source : {DType::kE4M3, DType::kE5M2, DType::kE5M6}) {
+          for (const ScaleGrain from :
+               {ScaleGrain::kRow, ScaleGrain::kColumn, ScaleGrain::kBlock, ScaleGrain::kTensor})
+            all.push_back({source, from, code, grain, ragged});
+        }
+      }
+    }
+  }
+  return all;
+}
+
+// Every instruction set gives the reference's bits: codes, scales, values.
+TEST(QuantizeEntries, EveryLevelGivesTheReferencesBits) {
+  Context& ctx = test_context(IsaLevel::kReference, 1);
+  for (const auto& [rows, cols] :
+       std::vector<std::pair<int64_t, int64_t>>{{0, 3}, {1, 1}, {5, 131}, {130, 140}, {259, 9}}) {
+    TestTensor x(DType::kF32, {rows, cols}, "x", 5);
+    x.normal(1, 3.0);
+    for (int64_t i = 0; i < x.size(); i += 7) x.set(i, x[i] * 1e-5);  // subnormal codes
+    if (x.size() > 10) x.set(10, std::numeric_limits<double>::quiet_NaN());
+    if (x.size() > 900) x.set(900, -std::numeric_limits<double>::infinity());
+    TestTensor x_bf16(DType::kBF16, {rows, cols}, "x_bf16", 3);
+    for (int64_t i = 0; i < x.size(); ++i) x_bf16.set(i, x[i]);
+    for (const Case& c : cases()) {
+      ScaledTensor scaled(c.source_grain == ScaleGrain::kNone ? DType::kE4M3 : c.source,
+                          c.source_grain == ScaleGrain::kNone ? ScaleGrain::kRow : c.source_grain,
+                          rows, cols);
+      ref::quantize(ctx, {.x = plain(x), .y = scaled});
+      const ScaledView source = c.source_grain != ScaleGrain::kNone ? ScaledView(scaled)
+                                : c.source == DType::kF32           ? plain(x)
+                                                                    : plain(x_bf16);
+      const std::vector<int64_t> offsets =
+          c.ragged ? std::vector<int64_t>{0, rows / 4, rows / 4, rows / 2, rows}
+                   : std::vector<int64_t>{};
+      for (const bool power_of_two : {false, true}) {
+        ScaledTensor want(c.code, c.grain, rows, cols, offsets);
+        QuantizeParams p{.x = source,
+                         .y = want,
+                         .power_of_two = power_of_two,
+                         .offsets = want.offsets(),
+                         .num_experts = want.num_experts()};
+        ref::quantize(ctx, p);
+        TestTensor want_values(DType::kBF16, {rows, cols}, "values", 1);
+        DequantizeParams back{.x = want,
+                              .y = want_values,
+                              .offsets = want.offsets(),
+                              .num_experts = want.num_experts()};
+        ref::dequantize(ctx, back);
+        for_fast_entries(p, [&](const KernelEntry<QuantizeParams>& entry, Context& fast) {
+          ScaledTensor got(c.code, c.grain, rows, cols, offsets);
+          p.y = got;
+          entry.run(fast, p);
+          EXPECT_TRUE(same_bits(got, want))
+              << entry.name << " " << rows << "x" << cols << " " << dtype_name(c.source) << " to "
+              << dtype_name(c.code) << " grain " << static_cast<int>(c.grain);
+        });
+        for_fast_entries(back, [&](const KernelEntry<DequantizeParams>& entry, Context& fast) {
+          TestTensor got(DType::kBF16, {rows, cols}, "values", 1);
+          back.y = got;
+          entry.run(fast, back);
+          for (int64_t i = 0; i < got.size(); ++i) {
+            ASSERT_TRUE(got[i] == want_values[i] ||
+                        (std::isnan(got[i]) && std::isnan(want_values[i])))
+                << entry.name << " " << i;
+          }
+          EXPECT_TRUE(got.guards_intact());
+        });
+      }
+    }
+  }
+}
+
+// A flipped code bit or scale is seen.
+TEST(QuantizeEntries, TheComparisonSeesOneBit) {
+  Context& ctx = test_context(IsaLevel::kReference, 1);
+  ScaledTensor a(DType::kE4M3, ScaleGrain::kRow, 2, 200), b = a;
+  a.quantize_normal(ctx, 1);
+  b.quantize_normal(ctx, 1);
+  EXPECT_TRUE(same_bits(a, b));
+  static_cast<uint8_t*>(ScaledView(b).codes.data)[7] ^= 1;
+  EXPECT_FALSE(same_bits(a, b));
+}
+
+}  // namespace
+}  // namespace fathom
