@@ -102,7 +102,7 @@ function(fathom_library name)
       set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS "${simd_flags};-mavx2;-mfma;-mf16c")
     elseif(source MATCHES "_avx512bf16\\.cc$")
       set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS
-        "${simd_flags};-mavx2;-mfma;-mf16c;-mavx512f;-mavx512bw;-mavx512dq;-mavx512vl;-mavx512bf16;-mprefer-vector-width=512;${FATHOM_NO_FALSE_UNINITIALIZED}")
+        "${simd_flags};-mavx2;-mfma;-mf16c;-mavx512f;-mavx512bw;-mavx512dq;-mavx512vl;-mavx512vbmi;-mavx512bf16;-mprefer-vector-width=512;${FATHOM_NO_FALSE_UNINITIALIZED}")
     elseif(source MATCHES "_avx512\\.cc$")
       set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS
         "${simd_flags};-mavx2;-mfma;-mf16c;-mavx512f;-mavx512bw;-mavx512dq;-mavx512vl;-mprefer-vector-width=512;${FATHOM_NO_FALSE_UNINITIALIZED}")
@@ -139,6 +139,17 @@ function(fathom_test_folder folder)
     if(TARGET fathom)
       add_dependencies(${stem} fathom)
     endif()
+  endforeach()
+endfunction()
+
+# The same test program once more under each instruction-set level; levels that the processor lacks
+# are reported as skipped.
+function(fathom_test_at_levels name)
+  foreach(level ref avx2 avx512 avx512bf16)
+    add_test(NAME ${name}.forced_${level} COMMAND ${name})
+    set_tests_properties(${name}.forced_${level} PROPERTIES
+      ENVIRONMENT "FATHOM_FORCE_ISA=${level}" TIMEOUT 600
+      SKIP_REGULAR_EXPRESSION "found '${level}', which this processor lacks")
   endforeach()
 endfunction()
 

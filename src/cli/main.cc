@@ -11,6 +11,7 @@ int main(int argc, char** argv) {
       tokenizer_encode_verb(),
       tokenizer_decode_verb(),
       tokenizer_show_verb(),
+      data_prepare_verb(),
       demo_verb(),
       train_verb(),
       inspect_verb(),

@@ -11,6 +11,7 @@ Verb tokenizer_train_verb();
 Verb tokenizer_encode_verb();
 Verb tokenizer_decode_verb();
 Verb tokenizer_show_verb();
+Verb data_prepare_verb();
 Verb demo_verb();
 Verb train_verb();
 Verb inspect_verb();

@@ -1,0 +1,133 @@
+// `fathom data prepare|peek`: text to token shards, and a look inside.
+#include <cstdlib>
+#include <memory>
+
+#include "cli/live_panel.h"
+#include "cli/verbs.h"
+#include "core/file.h"
+#include "core/json.h"
+#include "data/text/prepare.h"
+#include "runtime/context.h"
+
+namespace fathom::cli {
+namespace {
+
+struct PrepareOptions {
+  std::vector<std::string> input, evaluation, set;
+  std::string tokenizer, out, config;
+  int64_t threads = 0, memory_mb = 1024;
+  bool strict = false, json = false, quiet = false, print_config = false;
+};
+
+ConfigOrigins read_config(const PrepareOptions& options, PrepareConfig& config) {
+  ConfigFields fields = fields_of(config);
+  ConfigOrigins origins;
+  if (!options.config.empty())
+    read_toml(local_file_system().read_all(options.config), options.config, fields, origins);
+  read_environment(std::getenv, fields, origins);
+  for (const std::string& assignment : options.set) {
+    const size_t equals = assignment.find('=');
+    if (equals == std::string::npos)
+      fail(ErrorKind::kUsage, "--set: found '{}', expected path=value", assignment);
+    apply_override(assignment.substr(0, equals), assignment.substr(equals + 1), fields, origins);
+  }
+  return origins;
+}
+
+Json result_json(const PrepareOptions& options, const PrepareResult& result) {
+  Json json = account_to_json(result.account);
+  Json times = Json::object();
+  for (const WorkTime& time : result.times)
+    times[time.name] = {{"bytes", time.bytes}, {"seconds", time.seconds}};
+  json["out"] = options.out;
+  json["shards"] = result.num_shards;
+  json["seconds"] = result.seconds;
+  json["work"] = std::move(times);
+  json["duplicate_search"] = {{"passes", result.duplicates.num_passes},
+                              {"peak_bytes", result.duplicates.peak_bytes}};
+  return json;
+}
+
+void print_times(const PrepareResult& result) {
+  if (result.times.empty()) return;
+  fmt::print(stderr, "\n{:<26} {:>10} {:>14}\n", "work (over all threads)", "seconds",
+             "MB/s a thread");
+  for (const WorkTime& time : result.times) {
+    fmt::print(stderr, "  {:<24} {:>10.2f} {:>14.1f}\n", time.name, time.seconds,
+               time.seconds > 0 ? static_cast<double>(time.bytes) / 1e6 / time.seconds : 0.0);
+  }
+  fmt::print(stderr, "  {:<24} {:>10.1f} MB at most, {} passes\n", "memory for duplicates",
+             static_cast<double>(result.duplicates.peak_bytes) / 1e6, result.duplicates.num_passes);
+}
+
+int run_prepare(const PrepareOptions& options) {
+  PrepareConfig config;
+  const ConfigOrigins origins = read_config(options, config);
+  if (options.print_config) {
+    fmt::print("{}", print_config(fields_of(config), origins));
+    return kExitDone;
+  }
+  for (const auto& [name, missing] : {std::pair{"--input", options.input.empty()},
+                                      std::pair{"--tokenizer", options.tokenizer.empty()},
+                                      std::pair{"--out", options.out.empty()}}) {
+    if (missing) fail(ErrorKind::kUsage, "data prepare: {} is required", name);
+  }
+  Context ctx(static_cast<int>(options.threads));
+  LivePanel panel(stderr);
+  const PrepareResult result =
+      prepare_shards(ctx.threads(), local_file_system(), config,
+                     {.inputs = options.input,
+                      .evaluations = options.evaluation,
+                      .tokenizer_path = options.tokenizer,
+                      .out = options.out,
+                      .strict = options.strict,
+                      .memory_bytes = options.memory_mb << 20,
+                      .progress = [&](const std::string& line) {
+                        if (!options.quiet)
+                          panel.update([&] { return std::vector<std::string>{line}; }, line);
+                      }});
+  if (!options.quiet) {
+    panel.print(result.was_done ? options.out + " was done already" : options.out + " is done");
+    print_times(result);
+  }
+  if (options.json) {
+    fmt::print("{}\n", result_json(options, result).dump());
+  } else {
+    fmt::print("{}", account_table(result.account));
+  }
+  return kExitDone;
+}
+
+}  // namespace
+
+Verb data_prepare_verb() {
+  auto options = std::make_shared<PrepareOptions>();
+  return {.name = "data prepare",
+          .help = "clean, deduplicate and tokenise text into shards",
+          .declare =
+              [options](CommandLine& line) {
+                PrepareOptions& o = *options;
+                line.add("--input", o.input,
+                         "text or .jsonl files, plain, .gz or .zst, or folders of them");
+                line.add("--tokenizer", o.tokenizer, "tokenizer.json (also .gz), or its folder");
+                line.add("--out", o.out,
+                         "folder to write; what a killed run left there is gone on with");
+                line.add("--evaluation", o.evaluation,
+                         "files whose content must not get into the shards; repeatable");
+                line.add("--strict", o.strict, "end at the first thing wrong with the input");
+                line.add("--memory-mb", o.memory_mb, "for the tables of the duplicate search")
+                    .at_least(1);
+                line.add("--config", o.config, "TOML file with the fields of --print-config");
+                line.add("--set", o.set, "any field of --print-config, as path=value; repeatable");
+                line.add("--print-config", o.print_config, "print all settings, and end");
+                line.add_threads(o.threads);
+                line.add_quiet(o.quiet);
+                line.add_json(o.json);
+                line.epilog(
+                    "fathom data prepare --input corpus/ --tokenizer deepseek/ --out shards "
+                    "--set duplicates.threshold=0.7");
+              },
+          .run = [options] { return run_prepare(*options); }};
+}
+
+}  // namespace fathom::cli

@@ -1,0 +1,164 @@
+#include "data/text/byte_stream.h"
+
+#include <zlib.h>
+#include <zstd.h>
+
+#include <algorithm>
+#include <cstring>
+#include <string_view>
+
+#include "core/error.h"
+
+namespace fathom {
+namespace {
+
+// The file as it lies on disk, in blocks.
+class FileBytes {
+ public:
+  FileBytes(FileSystem& files, std::string path) : files_(files), path_(std::move(path)) {}
+
+  std::string_view rest() {
+    if (at_ == block_.size()) {
+      block_ = files_.read_range(path_, offset_, kBlockBytes);
+      offset_ += static_cast<int64_t>(block_.size());
+      at_ = 0;
+    }
+    return std::string_view(block_).substr(at_);
+  }
+  void take(size_t bytes) { at_ += bytes; }
+  const std::string& path() const { return path_; }
+
+ private:
+  static constexpr int64_t kBlockBytes = 1 << 20;
+  FileSystem& files_;
+  std::string path_;
+  std::string block_;
+  size_t at_ = 0;
+  int64_t offset_ = 0;
+};
+
+class PlainStream final : public ByteStream {
+ public:
+  explicit PlainStream(FileBytes in) : in_(std::move(in)) {}
+  int64_t read(char* to, int64_t bytes) override {
+    int64_t done = 0;
+    while (done < bytes) {
+      const std::string_view rest = in_.rest();
+      if (rest.empty()) break;
+      const size_t count = std::min(rest.size(), static_cast<size_t>(bytes - done));
+      std::memcpy(to + done, rest.data(), count);
+      in_.take(count);
+      done += static_cast<int64_t>(count);
+    }
+    return done;
+  }
+
+ private:
+  FileBytes in_;
+};
+
+// What gzip and zstd share: good bytes come out before the error behind them does.
+class PackedStream : public ByteStream {
+ public:
+  explicit PackedStream(FileBytes in) : in_(std::move(in)) {}
+  int64_t read(char* to, int64_t bytes) final {
+    if (!problem_.empty()) {
+      throw_bad_input({.where = in_.path(),
+                       .found = problem_,
+                       .expected = "a whole file; what stands before is read"});
+    }
+    int64_t done = 0;
+    while (done < bytes && !ended_ && problem_.empty()) done += unpack(to + done, bytes - done);
+    if (done == 0 && bytes > 0 && !problem_.empty()) return read(to, bytes);
+    return done;
+  }
+
+ protected:
+  // Some bytes to `to`; sets ended_ or problem_ where there are no more.
+  virtual int64_t unpack(char* to, int64_t bytes) = 0;
+  FileBytes in_;
+  bool ended_ = false;
+  std::string problem_;
+};
+
+class GzipStream final : public PackedStream {
+ public:
+  explicit GzipStream(FileBytes in) : PackedStream(std::move(in)) {
+    FATHOM_CHECK_EQ(inflateInit2(&stream_, 16 + MAX_WBITS), Z_OK);
+  }
+  ~GzipStream() override { inflateEnd(&stream_); }
+
+ private:
+  int64_t unpack(char* to, int64_t bytes) override {
+    const std::string_view rest = in_.rest();
+    if (rest.empty()) {
+      if (between_members_) {
+        ended_ = true;
+      } else {
+        problem_ = "gzip data that ends too early";
+      }
+      return 0;
+    }
+    const auto room = static_cast<uInt>(std::min<int64_t>(bytes, 1 << 30));
+    stream_.next_in = reinterpret_cast<Bytef*>(const_cast<char*>(rest.data()));
+    stream_.avail_in = static_cast<uInt>(rest.size());
+    stream_.next_out = reinterpret_cast<Bytef*>(to);
+    stream_.avail_out = room;
+    between_members_ = false;
+    const int status = inflate(&stream_, Z_NO_FLUSH);
+    in_.take(rest.size() - stream_.avail_in);
+    if (status == Z_STREAM_END) {
+      between_members_ = true;
+      inflateReset(&stream_);
+    } else if (status != Z_OK && status != Z_BUF_ERROR) {
+      problem_ =
+          fmt::format("broken gzip data ({})", stream_.msg != nullptr ? stream_.msg : "unreadable");
+    }
+    return room - stream_.avail_out;
+  }
+  z_stream stream_{};
+  bool between_members_ = false;
+};
+
+class ZstdStream final : public PackedStream {
+ public:
+  explicit ZstdStream(FileBytes in) : PackedStream(std::move(in)), stream_(ZSTD_createDStream()) {
+    FATHOM_CHECK(stream_ != nullptr, "zstd gives no decoder");
+  }
+  ~ZstdStream() override { ZSTD_freeDStream(stream_); }
+
+ private:
+  int64_t unpack(char* to, int64_t bytes) override {
+    const std::string_view rest = in_.rest();
+    if (rest.empty() && wanted_ == 0) {
+      ended_ = true;
+      return 0;
+    }
+    ZSTD_inBuffer input{rest.data(), rest.size(), 0};
+    ZSTD_outBuffer output{to, static_cast<size_t>(bytes), 0};
+    const size_t status = ZSTD_decompressStream(stream_, &output, &input);
+    in_.take(input.pos);
+    if (ZSTD_isError(status) != 0) {
+      problem_ = fmt::format("broken zstd data ({})", ZSTD_getErrorName(status));
+    } else if (rest.empty() && output.pos == 0) {
+      problem_ = "zstd data that ends too early";
+    } else {
+      wanted_ = status;  // 0: a frame ended; another may follow
+    }
+    return static_cast<int64_t>(output.pos);
+  }
+  ZSTD_DStream* stream_;
+  size_t wanted_ = 0;
+};
+
+}  // namespace
+
+std::unique_ptr<ByteStream> open_byte_stream(FileSystem& files, const std::string& path) {
+  FileBytes in(files, path);
+  const std::string_view head = in.rest();
+  if (head.starts_with("\x1f\x8b")) return std::make_unique<GzipStream>(std::move(in));
+  if (head.starts_with("\x28\xb5\x2f\xfd")) return std::make_unique<ZstdStream>(std::move(in));
+  return std::make_unique<PlainStream>(std::move(in));
+}
+
+}  // namespace fathom
