@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 #include <sys/statvfs.h>
 
-#include <cstdlib>
 #include <memory>
 #include <thread>
 
@@ -35,11 +34,6 @@ int64_t free_disk_bytes() {
   return static_cast<int64_t>(disk.f_bavail) * static_cast<int64_t>(disk.f_frsize);
 }
 
-std::string forced_isa() {
-  const char* forced = std::getenv("FATHOM_ISA");
-  return forced == nullptr ? "" : forced;
-}
-
 // What a user should know or change; empty on a good machine.
 std::vector<std::string> advice(const Context& ctx, const std::vector<SelfTestResult>& tests) {
   std::vector<std::string> all;
@@ -48,14 +42,14 @@ std::vector<std::string> advice(const Context& ctx, const std::vector<SelfTestRe
   for (const SelfTestResult& test : tests) num_failed += !test.passed();
   if (num_failed > 0) {
     all.push_back(
-        fmt::format("{} kernel checks FAILED: do not trust results of those levels; FATHOM_ISA=ref "
-                    "forces the slow reference",
+        fmt::format("{} kernel checks FAILED: do not trust results of those levels; "
+                    "FATHOM_FORCE_ISA=ref forces the slow reference",
                     num_failed));
   }
   if (ctx.isa() < supported_isa_levels().back()) {
     all.push_back(
-        fmt::format("FATHOM_ISA={} forces a slower level than {}, which this processor has",
-                    forced_isa(), isa_name(supported_isa_levels().back())));
+        fmt::format("FATHOM_FORCE_ISA={} forces a slower level than {}, which this processor has",
+                    forced_isa_name(), isa_name(supported_isa_levels().back())));
   }
   if (supported_isa_levels().back() == IsaLevel::kReference) {
     all.emplace_back("no AVX2: only the reference kernels run here, tens of times slower");
@@ -84,7 +78,7 @@ Json as_json(const Context& ctx, int num_threads, const std::vector<SelfTestResu
               {"processors", cpu.num_cpus},
               {"threads", num_threads},
               {"isa", isa_name(ctx.isa())},
-              {"isa_forced", !forced_isa().empty()},
+              {"isa_forced", !forced_isa_name().empty()},
               {"memory_bytes", total_memory_bytes()},
               {"memory_available_bytes", available_memory_bytes()},
               {"disk_free_bytes", free_disk_bytes()},
@@ -119,7 +113,7 @@ void print_text(const Context& ctx, int num_threads, const std::vector<SelfTestR
   const CpuInfo& cpu = cpu_info();
   fmt::print("processor   {}, {} usable, {} threads\n", cpu.model_name, cpu.num_cpus, num_threads);
   fmt::print("level       {}{}\n", isa_name(ctx.isa()),
-             forced_isa().empty() ? "" : " (forced by FATHOM_ISA)");
+             forced_isa_name().empty() ? "" : " (forced by FATHOM_FORCE_ISA)");
   fmt::print("features    AVX2 {}, AVX-512 {}, BF16 {}, VNNI {}, AMX {}\n",
              cpu.avx2_fma ? "yes" : "no", cpu.avx512 ? "yes" : "no", cpu.avx512_bf16 ? "yes" : "no",
              cpu.avx512_vnni ? "yes" : "no", cpu.amx_bf16 ? "yes" : "no");

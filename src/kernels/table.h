@@ -5,6 +5,7 @@
 #pragma once
 
 #include <span>
+#include <typeinfo>
 
 #include "kernels/kernels.h"
 #include "kernels/scaled.h"
@@ -72,7 +73,10 @@ const KernelEntry<Params>& select_kernel(const Context& ctx, const Params& p) {
 
 template <typename Params>
 void run_kernel(Context& ctx, const Params& p) {
-  select_kernel(ctx, p).run(ctx, p);
+  const KernelEntry<Params>& entry = select_kernel(ctx, p);
+  if (ctx.kernel_log != nullptr)
+    ctx.kernel_log->push_back({typeid(Params).name(), entry.name, entry.isa});
+  entry.run(ctx, p);
 }
 
 template <>

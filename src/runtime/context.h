@@ -21,6 +21,13 @@ class Observer {
   virtual void observe(std::string_view tensor_name, int layer_idx, const TensorView& value) = 0;
 };
 
+// Which implementation ran, in order: proof that a forced instruction-set level was obeyed.
+struct KernelRun {
+  const char* operation;  // typeid(...).name() of its parameter struct
+  const char* entry;      // name of the entry of the dispatch table
+  IsaLevel isa;           // that the entry needs
+};
+
 class Context {
  public:
   // num_threads 0: one per usable processor.
@@ -39,6 +46,8 @@ class Context {
   void observe(std::string_view tensor_name, int layer_idx, const TensorView& value) {
     if (observer != nullptr) observer->observe(tensor_name, layer_idx, value);
   }
+
+  std::vector<KernelRun>* kernel_log = nullptr;  // not owned; null: not kept
 
  private:
   ThreadPool pool_;

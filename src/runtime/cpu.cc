@@ -57,7 +57,9 @@ CpuInfo detect() {
   info.avx2_fma = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   info.avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                 __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-  info.avx512_bf16 = info.avx512 && __builtin_cpu_supports("avx512bf16");
+  // Every processor with BF16 but one (Cooper Lake) has the byte permutes that decode FP8.
+  info.avx512_bf16 = info.avx512 && __builtin_cpu_supports("avx512bf16") &&
+                     __builtin_cpu_supports("avx512vbmi");
   info.avx512_vnni = info.avx512 && __builtin_cpu_supports("avx512vnni");
   unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
   if (__get_cpuid(1, &eax, &ebx, &ecx, &edx)) info.f16c = (ecx >> 29) & 1;
@@ -103,18 +105,33 @@ std::vector<IsaLevel> supported_isa_levels() {
   return levels;
 }
 
+std::string_view forced_isa_name() {
+  const char* forced = std::getenv("FATHOM_FORCE_ISA");
+  return forced == nullptr ? "" : forced;
+}
+
 IsaLevel choose_isa_level() {
   const std::vector<IsaLevel> levels = supported_isa_levels();
-  const char* forced = std::getenv("FATHOM_ISA");
-  if (forced == nullptr || *forced == '\0') return levels.back();
-  std::vector<std::string> names;
-  for (IsaLevel level : levels) {
+  const std::string_view forced = forced_isa_name();
+  if (forced.empty()) return levels.back();
+  std::vector<std::string_view> names;
+  for (const IsaLevel level : levels) {
     if (isa_name(level) == forced) return level;
-    names.emplace_back(isa_name(level));
+    names.push_back(isa_name(level));
   }
-  throw Error(ErrorKind::kUsage,
-              fmt::format("FATHOM_ISA: found '{}', expected one of this machine's levels: {}",
-                          forced, fmt::join(names, ", ")));
+  const auto refuse = [&](const std::string& why) -> Error {
+    return {ErrorKind::kUsage,
+            fmt::format("FATHOM_FORCE_ISA: found '{}', {}; expected one of this machine's levels: {}",
+                        forced, why, fmt::join(names, ", "))};
+  };
+  if (forced == "amx") {
+    throw refuse(cpu_info().amx_bf16 ? "which this processor has and this build has no kernels for"
+                                     : "which this processor lacks and this build has no kernels for");
+  }
+  for (const IsaLevel level : {IsaLevel::kAvx2, IsaLevel::kAvx512, IsaLevel::kAvx512Bf16}) {
+    if (isa_name(level) == forced) throw refuse("which this processor lacks");
+  }
+  throw refuse("which is no instruction-set level");
 }
 
 }  // namespace fathom

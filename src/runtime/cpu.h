@@ -1,5 +1,5 @@
 // What this processor can do, and the instruction-set level that kernels run at. The level is
-// chosen once, by the Context; the environment variable FATHOM_ISA forces a lower one.
+// chosen once, by the Context; the environment variable FATHOM_FORCE_ISA forces a lower one.
 #pragma once
 
 #include <cstdint>
@@ -31,8 +31,11 @@ int64_t available_memory_bytes();
 
 // The levels that this processor supports, lowest first.
 std::vector<IsaLevel> supported_isa_levels();
-// The highest supported level, or the one that FATHOM_ISA names (an error if it is unknown or not
-// supported here).
+// The highest supported level, or the one that FATHOM_FORCE_ISA names: ref, avx2, avx512,
+// avx512bf16 or amx. A usage error where the name is unknown, the processor lacks it, or this build
+// has no kernels for it (amx).
 IsaLevel choose_isa_level();
+// What FATHOM_FORCE_ISA says; empty where nothing is forced.
+std::string_view forced_isa_name();
 
 }  // namespace fathom

@@ -8,19 +8,19 @@
 namespace fathom {
 namespace {
 
-// Sets FATHOM_ISA for one test and puts back what was there.
+// Sets FATHOM_FORCE_ISA for one test and puts back what was there.
 class ForcedIsa : public testing::Test {
  protected:
   ForcedIsa() {
-    const char* value = std::getenv("FATHOM_ISA");
+    const char* value = std::getenv("FATHOM_FORCE_ISA");
     had_ = value != nullptr;
     if (had_) before_ = value;
   }
   ~ForcedIsa() override {
     if (had_) {
-      setenv("FATHOM_ISA", before_.c_str(), 1);
+      setenv("FATHOM_FORCE_ISA", before_.c_str(), 1);
     } else {
-      unsetenv("FATHOM_ISA");
+      unsetenv("FATHOM_FORCE_ISA");
     }
   }
   bool had_ = false;
@@ -41,26 +41,44 @@ TEST(Cpu, LevelsStartWithTheReferenceAndRise) {
 
 TEST_F(ForcedIsa, EverySupportedLevelCanBeForced) {
   for (const IsaLevel level : supported_isa_levels()) {
-    setenv("FATHOM_ISA", std::string(isa_name(level)).c_str(), 1);
+    setenv("FATHOM_FORCE_ISA", std::string(isa_name(level)).c_str(), 1);
     EXPECT_EQ(choose_isa_level(), level);
     EXPECT_EQ(Context(1).isa(), level);
   }
-  unsetenv("FATHOM_ISA");
+  unsetenv("FATHOM_FORCE_ISA");
   EXPECT_EQ(choose_isa_level(), supported_isa_levels().back());
-  setenv("FATHOM_ISA", "", 1);
+  setenv("FATHOM_FORCE_ISA", "", 1);
   EXPECT_EQ(choose_isa_level(), supported_isa_levels().back());
 }
 
-TEST_F(ForcedIsa, UnknownLevelsAreUsageErrors) {
-  setenv("FATHOM_ISA", "sse9", 1);
-  try {
-    choose_isa_level();
-    ADD_FAILURE();
-  } catch (const Error& error) {
-    EXPECT_EQ(error.exit_status(), 2);
-    EXPECT_NE(std::string(error.what())
-                  .find("FATHOM_ISA: found 'sse9', expected one of this machine's levels: ref"),
-              std::string::npos);
+// One clear sentence for each way in which a level cannot be forced.
+TEST_F(ForcedIsa, LevelsThatCannotBeForcedAreUsageErrors) {
+  const auto refusal = [](const char* name) -> std::string {
+    setenv("FATHOM_FORCE_ISA", name, 1);
+    try {
+      choose_isa_level();
+    } catch (const Error& error) {
+      EXPECT_EQ(error.exit_status(), 2);
+      return error.what();
+    }
+    ADD_FAILURE() << name << " was taken";
+    return "";
+  };
+  const auto says = [](const std::string& text, const char* part) {
+    return text.find(part) != std::string::npos;
+  };
+  for (const char* name : {"sse9", "AVX2", "avx512 ", "avx10"}) {
+    const std::string text = refusal(name);
+    EXPECT_TRUE(says(text, name)) << text;
+    EXPECT_TRUE(says(text, "no instruction-set level; expected one of this machine's levels: ref"))
+        << text;
+  }
+  const std::string amx = refusal("amx");
+  EXPECT_TRUE(says(amx, "FATHOM_FORCE_ISA: found 'amx', which this processor")) << amx;
+  EXPECT_TRUE(says(amx, "this build has no kernels for")) << amx;
+  for (const IsaLevel level : {IsaLevel::kAvx2, IsaLevel::kAvx512, IsaLevel::kAvx512Bf16}) {
+    if (level <= supported_isa_levels().back()) continue;
+    EXPECT_TRUE(says(refusal(isa_name(level).data()), "which this processor lacks;"));
   }
 }
 
