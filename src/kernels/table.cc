@@ -6,6 +6,7 @@
 #include "kernels/cpu/matmul.h"
 #include "kernels/cpu/quantize.h"
 #include "kernels/cpu/row_ops.h"
+#include "kernels/cpu/scaled_matmul.h"
 #include "kernels/ref/ref.h"
 
 namespace fathom {
@@ -333,6 +334,10 @@ std::span<const KernelEntry<DequantizeParams>> kernel_entries() {
 template <>
 std::span<const KernelEntry<ScaledGemmParams>> kernel_entries() {
   static constexpr KernelEntry<ScaledGemmParams> kEntries[] = {
+      {"avx512bf16", IsaLevel::kAvx512Bf16, cpu::scaled_gemm_bf16_supports,
+       cpu::scaled_gemm_avx512bf16},
+      {"avx512", IsaLevel::kAvx512, cpu::scaled_gemm_supports, cpu::scaled_gemm_avx512},
+      {"avx2", IsaLevel::kAvx2, cpu::scaled_gemm_supports, cpu::scaled_gemm_avx2},
       reference<ScaledGemmParams>(ref::scaled_gemm),
   };
   return kEntries;
@@ -341,6 +346,11 @@ std::span<const KernelEntry<ScaledGemmParams>> kernel_entries() {
 template <>
 std::span<const KernelEntry<ScaledGroupedGemmParams>> kernel_entries() {
   static constexpr KernelEntry<ScaledGroupedGemmParams> kEntries[] = {
+      {"avx512bf16", IsaLevel::kAvx512Bf16, cpu::scaled_grouped_gemm_bf16_supports,
+       cpu::scaled_grouped_gemm_avx512bf16},
+      {"avx512", IsaLevel::kAvx512, cpu::scaled_grouped_gemm_supports,
+       cpu::scaled_grouped_gemm_avx512},
+      {"avx2", IsaLevel::kAvx2, cpu::scaled_grouped_gemm_supports, cpu::scaled_grouped_gemm_avx2},
       reference<ScaledGroupedGemmParams>(ref::scaled_grouped_gemm),
   };
   return kEntries;

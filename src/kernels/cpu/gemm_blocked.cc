@@ -36,15 +36,16 @@ constexpr int64_t kItemsPerThread = 12;
 struct Side {
   const std::byte* data = nullptr;
   int64_t ld = 0;
+  int64_t first_lane = 0;  // of the product: where this side begins
   int64_t lanes = 0;
   int64_t width = 0;  // of a panel
   bool k_contiguous = false;
-  int64_t element_bytes = 0;
-  bool bf16 = false;
+  Source source = kSourceF32;
+  ScaleGrid scales;
 
   int64_t num_panels() const { return div_up(lanes, width); }
   const void* at(int64_t lane, int64_t k) const {
-    return data + (k_contiguous ? lane * ld + k : k * ld + lane) * element_bytes;
+    return data + (k_contiguous ? lane * ld + k : k * ld + lane) * source_bytes(source);
   }
 };
 
@@ -53,8 +54,8 @@ struct Job {
   const Product* product = nullptr;
   Side own, shared;
   bool b_shared = false;
-  int64_t shared_lane = 0;  // of the product: where `shared` begins
   std::byte* packed = nullptr;
+  float* packed_scales = nullptr;
   int64_t block_panels = 0;  // own panels of an item
   int64_t num_blocks = 0, num_parts = 0, part_panels = 0;
   int64_t first_item = 0, first_pack = 0;
@@ -74,6 +75,12 @@ class Multiplier {
     return s.width * round_up(k, kernels_.k_step) * kernels_.packed_bytes;
   }
   void pack(const Side& s, int64_t panel, int64_t k_begin, int64_t k_count, std::byte* out) const;
+  // Scales of a panel for the slices of k elements.
+  int64_t panel_scales(const Side& s, int64_t k) const {
+    return kind_.scaled ? s.width * div_up(k, kSliceK) : 0;
+  }
+  void pack_scales(const Side& s, int64_t panel, int64_t k_begin, int64_t k_count,
+                   float* out) const;
   // Where a shared panel's block of k lies.
   std::byte* shared_panel(const Job& job, int64_t panel, int64_t k_begin, int64_t k_count) const {
     return job.packed + panel_bytes(job.shared, k_begin) * job.shared.num_panels() +
@@ -82,9 +89,9 @@ class Multiplier {
   void run_batch(Job* jobs, int64_t num_jobs);
   void pack_shared(const Job& job, int64_t panel) const;
   void run_item(const Job& job, int64_t item, int thread_idx) const;
-  void run_tile(const Job& job, int64_t own_panel, const std::byte* own, int64_t shared_panel_idx,
-                int64_t k_begin, int64_t k_count, float* partial, int64_t partial_own,
-                int64_t partial_shared, int64_t ld_partial) const;
+  void run_tile(const Job& job, int64_t own_panel, const std::byte* own, const float* own_scales,
+                int64_t shared_panel_idx, int64_t k_begin, int64_t k_count, float* partial,
+                int64_t partial_own, int64_t partial_shared, int64_t ld_partial) const;
 
   Context& ctx_;
   const GemmKernels& kernels_;
@@ -98,8 +105,8 @@ Side Multiplier::side(const Product& p, bool is_b) const {
   s.lanes = is_b ? p.n : p.m;
   s.width = is_b ? kernels_.nr : kernels_.mr;
   s.k_contiguous = is_b ? kind_.layout == GemmLayout::kNt : kind_.layout != GemmLayout::kTn;
-  s.bf16 = kind_.input_bf16;
-  s.element_bytes = kind_.input_bf16 ? 2 : 4;
+  s.source = is_b ? kind_.b_source : kind_.a_source;
+  s.scales = is_b ? p.b_scales : p.a_scales;
   return s;
 }
 
@@ -110,10 +117,10 @@ Job Multiplier::make_job(const Product& p, int64_t shared_lane) const {
   job.b_shared = p.n <= p.m;
   job.own = side(p, !job.b_shared);
   job.shared = side(p, job.b_shared);
-  job.shared_lane = shared_lane;
   const int64_t max_panels = std::max<int64_t>(
       1, kind_.shared_panel_bytes / std::max<int64_t>(1, panel_bytes(job.shared, p.k)));
   job.shared.data = static_cast<const std::byte*>(job.shared.at(shared_lane, 0));
+  job.shared.first_lane = shared_lane;
   job.shared.lanes = std::min(job.shared.lanes - shared_lane, max_panels * job.shared.width);
   return job;
 }
@@ -169,6 +176,10 @@ void Multiplier::run_batch(Job* jobs, int64_t num_jobs) {
     num_packs += shared_panels;
     job.packed = reinterpret_cast<std::byte*>(ctx_.scratch().allocate<uint8_t>(
         shared_panels * panel_bytes(job.shared, k), "gemm_shared_panels"));
+    if (kind_.scaled) {
+      job.packed_scales = ctx_.scratch().allocate<float>(
+          shared_panels * panel_scales(job.shared, k), "gemm_shared_scales");
+    }
   }
   const auto job_of = [&](int64_t Job::*first, int64_t index) -> const Job& {
     return *(std::upper_bound(jobs, jobs + num_jobs, index,
@@ -189,8 +200,27 @@ void Multiplier::pack(const Side& s, int64_t panel, int64_t k_begin, int64_t k_c
                       std::byte* out) const {
   const int64_t lane = panel * s.width, lanes = std::min(s.width, s.lanes - lane);
   const PackFunction function =
-      (s.k_contiguous ? kernels_.pack_k_contiguous : kernels_.pack_lane_contiguous)[s.bf16];
+      (s.k_contiguous ? kernels_.pack_k_contiguous : kernels_.pack_lane_contiguous)[s.source];
   function(s.at(lane, k_begin), s.ld, lanes, k_count, s.width, out);
+}
+
+// [slices][width]; lanes that do not exist get 0.
+void Multiplier::pack_scales(const Side& s, int64_t panel, int64_t k_begin, int64_t k_count,
+                             float* out) const {
+  const ScaleGrid& grid = s.scales;
+  const int64_t lane = panel * s.width, lanes = std::min(s.width, s.lanes - lane);
+  const int64_t first_lane = grid.first_lane + s.first_lane + lane;
+  const int64_t slice_begin = k_begin / kSliceK, slice_end = div_up(k_begin + k_count, kSliceK);
+  for (int64_t slice = slice_begin; slice < slice_end; ++slice, out += s.width) {
+    if (grid.data == nullptr) {
+      std::fill_n(out, s.width, 1.0f);
+      continue;
+    }
+    const float* row = grid.data + slice * grid.slice_stride;
+    for (int64_t i = 0; i < lanes; ++i)
+      out[i] = row[(first_lane + i) / grid.lanes_per_scale * grid.lane_stride];
+    std::fill(out + lanes, out + s.width, 0.0f);
+  }
 }
 
 void Multiplier::pack_shared(const Job& job, int64_t panel) const {
@@ -199,6 +229,8 @@ void Multiplier::pack_shared(const Job& job, int64_t panel) const {
     const int64_t k_count = std::min(kBlockK, k - k_begin);
     pack(job.shared, panel, k_begin, k_count, shared_panel(job, panel, k_begin, k_count));
   }
+  if (kind_.scaled)
+    pack_scales(job.shared, panel, 0, k, job.packed_scales + panel * panel_scales(job.shared, k));
 }
 
 // One block of own panels times one part of the shared panels.
@@ -214,6 +246,10 @@ void Multiplier::run_item(const Job& job, int64_t item, int thread_idx) const {
   const int64_t shared_lanes = (shared_end - shared_begin) * job.shared.width;
   auto* own = reinterpret_cast<std::byte*>(scratch.allocate<uint8_t>(
       (own_end - own_begin) * panel_bytes(job.own, std::min(k, kBlockK)), "gemm_own_panels"));
+  const int64_t block_scales = panel_scales(job.own, std::min(k, kBlockK));
+  float* own_scales = kind_.scaled ? scratch.allocate<float>((own_end - own_begin) * block_scales,
+                                                             "gemm_own_scales")
+                                   : nullptr;
   const bool needs_partial = kind_.c_bf16 && k > kBlockK;
   float* partial = needs_partial
                        ? scratch.allocate<float>(own_lanes * shared_lanes, "gemm_partial_sums")
@@ -222,7 +258,8 @@ void Multiplier::run_item(const Job& job, int64_t item, int thread_idx) const {
 
   const auto tile = [&](int64_t o, int64_t s, int64_t k_begin, int64_t k_count,
                         int64_t own_panel_bytes) {
-    run_tile(job, o, own + (o - own_begin) * own_panel_bytes, s, k_begin, k_count, partial,
+    run_tile(job, o, own + (o - own_begin) * own_panel_bytes,
+             own_scales + (o - own_begin) * block_scales, s, k_begin, k_count, partial,
              (o - own_begin) * job.own.width, (s - shared_begin) * job.shared.width, ld_partial);
   };
   // k = 0 still has to write zeros.
@@ -233,6 +270,8 @@ void Multiplier::run_item(const Job& job, int64_t item, int thread_idx) const {
         shared_end - shared_begin <= 2;  // use the own panel while it is in the first-level cache
     for (int64_t o = own_begin; o < own_end; ++o) {
       pack(job.own, o, k_begin, k_count, own + (o - own_begin) * own_panel_bytes);
+      if (kind_.scaled)
+        pack_scales(job.own, o, k_begin, k_count, own_scales + (o - own_begin) * block_scales);
       if (!few_shared) continue;
       for (int64_t s = shared_begin; s < shared_end; ++s)
         tile(o, s, k_begin, k_count, own_panel_bytes);
@@ -245,16 +284,16 @@ void Multiplier::run_item(const Job& job, int64_t item, int thread_idx) const {
 }
 
 void Multiplier::run_tile(const Job& job, int64_t own_panel, const std::byte* own,
-                          int64_t shared_panel_idx, int64_t k_begin, int64_t k_count,
-                          float* partial, int64_t partial_own, int64_t partial_shared,
-                          int64_t ld_partial) const {
+                          const float* own_scales, int64_t shared_panel_idx, int64_t k_begin,
+                          int64_t k_count, float* partial, int64_t partial_own,
+                          int64_t partial_shared, int64_t ld_partial) const {
   const Product& p = *job.product;
   const std::byte* shared = shared_panel(job, shared_panel_idx, k_begin, k_count);
   const int64_t own_lane = own_panel * job.own.width,
                 own_lanes = std::min(job.own.width, job.own.lanes - own_lane);
   const int64_t part_lane = shared_panel_idx * job.shared.width;
   const int64_t shared_lanes = std::min(job.shared.width, job.shared.lanes - part_lane);
-  const int64_t shared_lane = job.shared_lane + part_lane;
+  const int64_t shared_lane = job.shared.first_lane + part_lane;
   const int64_t row = job.b_shared ? own_lane : shared_lane,
                 col = job.b_shared ? shared_lane : own_lane;
 
@@ -273,14 +312,21 @@ void Multiplier::run_tile(const Job& job, int64_t own_panel, const std::byte* ow
   } else {
     float* sums = partial + (job.b_shared ? partial_own * ld_partial + partial_shared
                                           : partial_shared * ld_partial + partial_own);
-    t.init = first ? nullptr : sums;
+    // Blocks between the first and the last add to the sums, which a scaled tile starts from.
+    t.init = first || (kind_.scaled && !last) ? nullptr : sums;
     t.ld_init = ld_partial;
     t.c = last ? static_cast<void*>(static_cast<uint16_t*>(p.c) + row * p.ldc + col) : sums;
     t.c_bf16 = last;
-    t.add_c = last && kind_.accumulate;
+    t.add_c = last ? kind_.accumulate : kind_.scaled && !first;
     if (!last) t.ldc = ld_partial;
   }
-  kernels_.tile(t);
+  if (!kind_.scaled) return kernels_.tile(t);
+  const float* shared_scales = job.packed_scales +
+                               shared_panel_idx * panel_scales(job.shared, p.k) +
+                               k_begin / kSliceK * job.shared.width;
+  t.a_scales = job.b_shared ? own_scales : shared_scales;
+  t.b_scales = job.b_shared ? shared_scales : own_scales;
+  kernels_.scaled_tile(t);
 }
 
 }  // namespace

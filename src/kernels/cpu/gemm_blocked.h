@@ -6,6 +6,14 @@
 
 namespace fathom::cpu {
 
+// Where the scale of (lane, slice of kSliceK) lies: data[(first_lane + lane) / lanes_per_scale *
+// lane_stride + slice * slice_stride]. Lanes are the rows of a or the columns of b.
+struct ScaleGrid {
+  const float* data = nullptr;  // null: 1
+  int64_t first_lane = 0, lanes_per_scale = 1;
+  int64_t lane_stride = 0, slice_stride = 0;
+};
+
 // One product of a list; leading dimensions in elements.
 struct Product {
   const void* a = nullptr;
@@ -13,6 +21,7 @@ struct Product {
   void* c = nullptr;
   int64_t m = 0, n = 0, k = 0;
   int64_t lda = 0, ldb = 0, ldc = 0;
+  ScaleGrid a_scales, b_scales;
 };
 
 // What the last-level cache may hold of panels that all threads share.
@@ -21,9 +30,10 @@ inline constexpr int64_t kSharedPanelBytes = int64_t{32} << 20;
 // What the products of a list have in common.
 struct ProductKind {
   GemmLayout layout = GemmLayout::kNt;
-  bool input_bf16 = false;
+  Source a_source = kSourceF32, b_source = kSourceF32;
   bool c_bf16 = false;
   bool accumulate = false;
+  bool scaled = false;  // sum by slices of kSliceK, each times its scales
   int64_t shared_panel_bytes = kSharedPanelBytes;  // of one batch; tests make it small
 };
 

@@ -11,7 +11,8 @@
 //
 // Order of summation. An element of c is the sum over blocks of kBlockK of the sum within the block
 // in ascending k, whatever the layout, the number of rows, the tile it falls into or the number of
-// threads: the same row gives the same bits alone and in a batch.
+// threads: the same row gives the same bits alone and in a batch. A scaled product's element is
+// fma(sum over a slice of kSliceK in ascending k, a scale * b scale, so far) over the slices.
 #pragma once
 
 #include <cstdint>
@@ -21,6 +22,16 @@ namespace fathom::cpu {
 // A panel of 32 columns of a block takes 32 KiB in bf16 and 64 KiB in fp32, and one of 14 rows 14
 // or 28.
 inline constexpr int64_t kBlockK = 512;
+// The contracted elements that share a scale; divides kBlockK.
+inline constexpr int64_t kSliceK = 128;
+
+// Formats of an operand in memory; codes are decoded exactly while they are packed (every value of
+// the 8-bit and 12-bit formats is one of bf16, and a normal one).
+enum Source : uint8_t { kSourceF32, kSourceBf16, kSourceE4m3, kSourceE5m2, kSourceE5m6 };
+inline constexpr int kNumSources = 5;
+constexpr int64_t source_bytes(Source s) {
+  return s == kSourceF32 ? 4 : s == kSourceE4m3 || s == kSourceE5m2 ? 1 : 2;
+}
 
 struct GemmTile {
   const void* a = nullptr;  // one panel of mr rows
@@ -33,6 +44,9 @@ struct GemmTile {
   int64_t ldc = 0;
   bool c_bf16 = false;
   bool add_c = false;  // c += in fp32, rounded once
+  // Of scaled_tile: the scales of each slice, [slices][mr] and [slices][nr].
+  const float* a_scales = nullptr;
+  const float* b_scales = nullptr;
 };
 
 // Packs `lanes` <= width lanes of k elements each.
@@ -43,11 +57,14 @@ struct GemmKernels {
   int64_t mr, nr;
   int64_t k_step;        // elements of k in one group: 2 where the multiplier takes pairs
   int64_t packed_bytes;  // of one element
-  // By whether the source is bf16. k_contiguous: element (lane, k) at src[lane * ld + k];
-  // lane_contiguous: at src[k * ld + lane].
-  PackFunction pack_k_contiguous[2];
-  PackFunction pack_lane_contiguous[2];
+  // By Source. k_contiguous: element (lane, k) at src[lane * ld + k]; lane_contiguous: at
+  // src[k * ld + lane].
+  PackFunction pack_k_contiguous[kNumSources];
+  PackFunction pack_lane_contiguous[kNumSources];
   void (*tile)(const GemmTile& t);
+  // k_groups covers whole slices but for the last. An fp32 c that is added to is where the sums
+  // start; a bf16 one is added at the end, like init.
+  void (*scaled_tile)(const GemmTile& t);
 };
 
 extern const GemmKernels kGemmAvx2;

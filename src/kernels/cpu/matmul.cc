@@ -8,7 +8,8 @@ namespace {
 bool narrow_inputs(DType dtype) { return dtype == DType::kF32 || dtype == DType::kBF16; }
 
 ProductKind kind_of(GemmLayout layout, const TensorView& a, const TensorView& c, bool accumulate) {
-  return {layout, a.dtype == DType::kBF16, c.dtype == DType::kBF16, accumulate};
+  const Source source = a.dtype == DType::kBF16 ? kSourceBf16 : kSourceF32;
+  return {layout, source, source, c.dtype == DType::kBF16, accumulate};
 }
 
 // A dimension of one element may carry any stride; kernels then never use it.

@@ -211,12 +211,16 @@ TEST(GemmBatches, SmallBudgetGivesTheSameBits) {
     const Operands in(layout, kTypes[1], s);
     Operand whole = output(DType::kBF16, s, false), cut = output(DType::kBF16, s, false);
     const auto run = [&](Operand& c, int64_t budget) {
-      cpu::Product p{in.a.view().data,      in.b.view().data,      c.view().data,     s.m, s.n, s.k,
-                     in.a.view().stride[0], in.b.view().stride[0], c.view().stride[0]};
-      cpu::multiply(
-          ctx, cpu::kGemmAvx2,
-          {.layout = layout, .input_bf16 = true, .c_bf16 = true, .shared_panel_bytes = budget}, &p,
-          1);
+      cpu::Product p{
+          in.a.view().data,      in.b.view().data,      c.view().data,      s.m, s.n, s.k,
+          in.a.view().stride[0], in.b.view().stride[0], c.view().stride[0], {},  {}};
+      cpu::multiply(ctx, cpu::kGemmAvx2,
+                    {.layout = layout,
+                     .a_source = cpu::kSourceBf16,
+                     .b_source = cpu::kSourceBf16,
+                     .c_bf16 = true,
+                     .shared_panel_bytes = budget},
+                    &p, 1);
     };
     run(whole, cpu::kSharedPanelBytes);
     run(cut, 1000);
