@@ -1,21 +1,52 @@
 #include "runtime/thread_pool.h"
 
+#include <sched.h>
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
+
+#include <algorithm>
 
 #include "core/error.h"
 
 namespace fathom {
 namespace {
-// Loops of a training step follow each other within microseconds, so a worker spins this often
-// before it sleeps; on a machine with other work the yields let that through.
+
+// Loops of a training step follow each other within microseconds, so whoever waits spins this often
+// (about 50 us) before it sleeps.
 constexpr int kSpins = 4000;
+// A claim takes this part of a thread's fair share of what is left, so that loops of many short
+// indices do not fight over the counter, and the last claims are single indices.
+constexpr int64_t kClaimsPerShare = 8;
+
 inline void pause_cpu() {
 #if defined(__x86_64__)
   _mm_pause();
 #endif
 }
+
+template <typename Done>
+bool spin_until(Done&& done) {
+  for (int spins = 0; spins < kSpins; ++spins) {
+    if (done()) return true;
+    pause_cpu();
+  }
+  return done();
+}
+
+// A worker that finds itself on the processor of the waiting caller competes with its own loop
+// while a neighbour has another processor to itself, and with three threads on two processors the
+// scheduler sees no reason to change that. So it steps aside: away from that one, then free again.
+void leave_cpu(int cpu) {
+  cpu_set_t allowed;
+  if (cpu < 0 || cpu >= CPU_SETSIZE || sched_getaffinity(0, sizeof allowed, &allowed) != 0) return;
+  cpu_set_t others = allowed;
+  CPU_CLR(cpu, &others);
+  if (CPU_COUNT(&others) == 0) return;
+  sched_setaffinity(0, sizeof others, &others);
+  sched_setaffinity(0, sizeof allowed, &allowed);
+}
+
 }  // namespace
 
 ThreadPool::ThreadPool(int num_threads) {
@@ -28,22 +59,35 @@ ThreadPool::~ThreadPool() {
   {
     std::lock_guard lock(mutex_);
     stopping_ = true;
-    generation_.fetch_add(1);
   }
-  wake_.notify_all();
+  work_there_.notify_all();
   for (std::thread& worker : workers_) worker.join();
 }
 
-void ThreadPool::drain(int thread_idx) {
-  for (;;) {
-    const int64_t index = next_.fetch_add(1, std::memory_order_relaxed);
-    if (index >= count_ || failed_.load(std::memory_order_relaxed)) return;
-    try {
-      task_(context_, index, thread_idx);
-    } catch (...) {
-      if (!failed_.exchange(true)) error_ = std::current_exception();
+// Claims and runs indices until none is left; returns how many it claimed. A claim that succeeds
+// holds the loop open, so that the loop's fields may be read after it and not before.
+int64_t ThreadPool::run_claims(int thread_idx) {
+  int64_t num_claimed = 0;
+  int64_t left = unclaimed_.load(std::memory_order_acquire);
+  while (left > 0) {
+    const int64_t claim = std::max<int64_t>(1, left / (kClaimsPerShare * num_threads()));
+    if (!unclaimed_.compare_exchange_weak(left, left - claim, std::memory_order_acquire)) continue;
+    if (thread_idx > 0 && num_claimed == 0) {
+      const int cpu = sched_getcpu();
+      if (cpu == caller_cpu_.load(std::memory_order_relaxed)) leave_cpu(cpu);
     }
+    num_claimed += claim;
+    const int64_t begin = count_ - left;
+    for (int64_t i = begin; i < begin + claim && !failed_.load(std::memory_order_relaxed); ++i) {
+      try {
+        task_(context_, i, thread_idx);
+      } catch (...) {
+        if (!failed_.exchange(true)) error_ = std::current_exception();
+      }
+    }
+    left = unclaimed_.load(std::memory_order_acquire);
   }
+  return num_claimed;
 }
 
 void ThreadPool::run(int64_t count, Task task, void* context) {
@@ -55,21 +99,23 @@ void ThreadPool::run(int64_t count, Task task, void* context) {
   task_ = task;
   context_ = context;
   count_ = count;
-  next_.store(0, std::memory_order_relaxed);
+  num_done_.store(0, std::memory_order_relaxed);
   failed_.store(false, std::memory_order_relaxed);
-  num_busy_.store(static_cast<int>(workers_.size()), std::memory_order_relaxed);
-  generation_.fetch_add(1);
+  caller_cpu_.store(sched_getcpu(), std::memory_order_relaxed);
+  // Sequentially consistent, as is the sleeper's registration: either this store is seen by a
+  // worker before it sleeps, or the worker is seen here.
+  unclaimed_.store(count);
   if (num_asleep_.load() > 0) {
     std::lock_guard lock(mutex_);
-    wake_.notify_all();
+    work_there_.notify_all();
   }
-  drain(0);
-  for (int spins = 0; num_busy_.load(std::memory_order_acquire) != 0; ++spins) {
-    if (spins < kSpins) {
-      pause_cpu();
-    } else {
-      std::this_thread::yield();
-    }
+  const int64_t num_mine = run_claims(0);
+  const auto all_done = [&] { return num_done_.load() == count - num_mine; };
+  if (!spin_until(all_done)) {
+    std::unique_lock lock(mutex_);
+    caller_asleep_.store(true);
+    all_done_.wait(lock, all_done);
+    caller_asleep_.store(false);
   }
   if (failed_.load()) {
     std::exception_ptr error = std::move(error_);
@@ -79,21 +125,22 @@ void ThreadPool::run(int64_t count, Task task, void* context) {
 }
 
 void ThreadPool::work(int thread_idx) {
-  uint64_t seen = 0;
+  const auto must_act = [&] { return unclaimed_.load() > 0 || stopping_.load(); };
   for (;;) {
-    for (int spins = 0; generation_.load(std::memory_order_acquire) == seen && spins < kSpins;
-         ++spins)
-      pause_cpu();
-    if (generation_.load(std::memory_order_acquire) == seen) {
+    if (!spin_until(must_act)) {
       std::unique_lock lock(mutex_);
       num_asleep_.fetch_add(1);
-      wake_.wait(lock, [&] { return generation_.load() != seen; });
+      work_there_.wait(lock, must_act);
       num_asleep_.fetch_sub(1);
     }
-    seen = generation_.load(std::memory_order_acquire);
     if (stopping_.load()) return;
-    drain(thread_idx);
-    num_busy_.fetch_sub(1, std::memory_order_release);
+    const int64_t num_claimed = run_claims(thread_idx);
+    if (num_claimed == 0) continue;
+    num_done_.fetch_add(num_claimed);
+    if (caller_asleep_.load()) {
+      std::lock_guard lock(mutex_);
+      all_done_.notify_one();
+    }
   }
 }
 

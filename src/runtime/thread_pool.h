@@ -1,6 +1,11 @@
 // A fixed set of threads that run one parallel loop at a time. Work is handed out by index; what an
 // index computes never depends on which thread runs it or how many there are, so results are the
 // same bits for any number of threads. A loop allocates nothing.
+//
+// Machines have neighbours: a thread that the scheduler has taken off its processor must cost its
+// share of the work and no more. So indices are claimed as threads come for them, a loop ends when
+// every index has been run (a worker that never woke up is not waited for), and whoever waits spins
+// briefly, then sleeps, which gives its processor to a thread of the loop that lost its own.
 #pragma once
 
 #include <atomic>
@@ -24,8 +29,9 @@ class ThreadPool {
 
   int num_threads() const { return static_cast<int>(workers_.size()) + 1; }
 
-  // body(index, thread_idx) for every index in [0, count), in any order, thread_idx <
-  // num_threads(). The first exception is rethrown here after all threads have stopped. Not
+  // body(index, thread_idx) for every index in [0, count), each thread in ascending order,
+  // thread_idx < num_threads(), never two at once with the same. The first exception is rethrown
+  // here after all threads have stopped; indices that had not begun by then are left out. Not
   // reentrant: a body must not start another loop.
   template <typename F>
   void parallel_for(int64_t count, F&& body) {
@@ -42,23 +48,29 @@ class ThreadPool {
   using Task = void (*)(void* context, int64_t index, int thread_idx);
   void run(int64_t count, Task task, void* context);
   void work(int thread_idx);
-  void drain(int thread_idx);
+  int64_t run_claims(int thread_idx);
 
   std::vector<std::thread> workers_;
-  std::mutex mutex_;
-  std::condition_variable wake_;
-  std::atomic<uint64_t> generation_{0};
-  std::atomic<int> num_busy_{0};
-  std::atomic<bool> stopping_{false};
-  std::atomic<int> num_asleep_{0};
 
-  // The loop in progress.
+  // The loop in progress: written while there is nothing to claim and nobody runs an index, read
+  // only by who has claimed one.
   Task task_ = nullptr;
   void* context_ = nullptr;
   int64_t count_ = 0;
-  std::atomic<int64_t> next_{0};
   std::exception_ptr error_;
-  std::atomic<bool> failed_{false};
+
+  // Written by all threads: a cache line each.
+  alignas(64) std::atomic<int64_t> unclaimed_{0};  // of the indices [0, count_)
+  alignas(64) std::atomic<int64_t> num_done_{0};
+  alignas(64) std::atomic<bool> failed_{false};
+  std::atomic<int> caller_cpu_{-1};
+
+  // For sleeping.
+  std::mutex mutex_;
+  std::condition_variable work_there_, all_done_;
+  std::atomic<int> num_asleep_{0};
+  std::atomic<bool> caller_asleep_{false};
+  std::atomic<bool> stopping_{false};
 };
 
 }  // namespace fathom

@@ -52,6 +52,35 @@ TEST(ThreadPool, OneThreadNumberIsNeverUsedTwiceAtOnce) {
   EXPECT_FALSE(shared.load());
 }
 
+// More threads than processors: most workers come late to every loop or never, and nobody waits for
+// those that claimed nothing. Loops of one to a few indices are the ones that a worker can miss.
+TEST(ThreadPool, LateWorkersFindNothingOfAnOldLoop) {
+  ThreadPool pool(9);
+  std::atomic<int64_t> stale = 0;
+  for (int64_t loop = 0; loop < 3000; ++loop) {
+    const int64_t count = 2 + loop % 5;
+    std::vector<int64_t> seen(static_cast<size_t>(count), -1);  // dies with the loop
+    pool.parallel_for(count, [&](int64_t i, int) {
+      if (i < 0 || i >= count || seen[static_cast<size_t>(i)] != -1) stale.fetch_add(1);
+      seen[static_cast<size_t>(i)] = loop;
+    });
+    for (const int64_t s : seen) ASSERT_EQ(s, loop);
+  }
+  EXPECT_EQ(stale.load(), 0);
+}
+
+TEST(ThreadPool, EachThreadRisesThroughTheIndices) {
+  ThreadPool pool(3);
+  std::vector<int64_t> last(3, -1);
+  std::atomic<bool> fell = false;
+  pool.parallel_for(5000, [&](int64_t i, int thread_idx) {
+    int64_t& before = last[static_cast<size_t>(thread_idx)];
+    if (i <= before) fell = true;
+    before = i;
+  });
+  EXPECT_FALSE(fell.load());
+}
+
 TEST(ThreadPool, ExceptionsComeBackAndThePoolGoesOn) {
   for (const int num_threads : {1, 3}) {
     ThreadPool pool(num_threads);
