@@ -141,6 +141,46 @@ T required(const Json& object, const char* name, const std::string& where) {
   return it->template get<T>();
 }
 
+Json cursor_to_json(const LoaderCursor& cursor) {
+  Json json{{"epoch", cursor.epoch}, {"row", cursor.row}};
+  if (!cursor.window) return json;
+  Json carried = Json::array();
+  for (const WindowStart::Carried& piece : cursor.window->carried)
+    carried.push_back({piece.position, piece.begin, piece.count});
+  json["window"] = {{"position", cursor.window->position},
+                    {"first_row", cursor.window->first_row},
+                    {"num_draws", cursor.window->num_draws},
+                    {"carried", std::move(carried)}};
+  return json;
+}
+
+LoaderCursor cursor_from_json(const Json& json, const std::string& where) {
+  LoaderCursor cursor{required<int64_t>(json, "epoch", where),
+                      required<int64_t>(json, "row", where)};
+  const auto window = json.find("window");
+  if (window == json.end()) return cursor;
+  cursor.window = {.position = required<int64_t>(*window, "position", where),
+                   .first_row = required<int64_t>(*window, "first_row", where),
+                   .num_draws = required<int64_t>(*window, "num_draws", where)};
+  const auto carried = window->find("carried");
+  const auto is_piece = [](const Json& piece) {
+    return piece.is_array() && piece.size() == 3 && piece[0].is_number_integer() &&
+           piece[1].is_number_integer() && piece[2].is_number_integer();
+  };
+  if (carried == window->end() || !carried->is_array() ||
+      !std::all_of(carried->begin(), carried->end(), is_piece)) {
+    throw_bad_input({.where = where,
+                     .field = "cursor.window.carried",
+                     .found = "something else",
+                     .expected = "a list of [position, begin, count]"});
+  }
+  for (const Json& piece : *carried) {
+    cursor.window->carried.push_back(
+        {piece[0].get<int64_t>(), piece[1].get<int64_t>(), piece[2].get<int64_t>()});
+  }
+  return cursor;
+}
+
 // What is wrong with the files of a checkpoint; empty: nothing.
 std::string what_is_damaged(FileSystem& files, const std::string& folder) {
   try {
@@ -199,7 +239,7 @@ void save_training_checkpoint(FileSystem& files, const std::string& run_folder,
   object["step"] = state.step;
   object["tokens"] = state.tokens;
   object["seed"] = state.seed;
-  object["cursor"] = {{"epoch", state.cursor.epoch}, {"row", state.cursor.row}};
+  object["cursor"] = cursor_to_json(state.cursor);
   object["data_fingerprint"] = fmt::format("{:016x}", state.data_fingerprint);
   object["log"] = {{"metrics_bytes", state.log.metrics_bytes},
                    {"events_bytes", state.log.events_bytes}};
@@ -266,8 +306,7 @@ TrainingState read_training_state(FileSystem& files, const std::string& checkpoi
           {.where = where, .field = name, .found = "no object", .expected = "an object"});
     return *it;
   };
-  state.cursor = {required<int64_t>(nested("cursor"), "epoch", where),
-                  required<int64_t>(nested("cursor"), "row", where)};
+  state.cursor = cursor_from_json(nested("cursor"), where);
   state.log = {required<int64_t>(nested("log"), "metrics_bytes", where),
                required<int64_t>(nested("log"), "events_bytes", where)};
   const auto fingerprint = required<std::string>(object, "data_fingerprint", where);

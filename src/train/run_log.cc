@@ -26,6 +26,7 @@ constexpr Metric kMetrics[] = {
     {"balance_weight", &StepRecord::balance_weight},
     {"bias_update_speed", &StepRecord::bias_update_speed},
     {"seconds", &StepRecord::seconds},
+    {"data_seconds", &StepRecord::data_seconds},
     {"tokens_per_second", &StepRecord::tokens_per_second},
     {"mfu", &StepRecord::mfu},
     {"max_violation", &StepRecord::max_violation},

@@ -22,7 +22,8 @@ struct StepRecord {
   double lr = 0, grad_norm = 0;
   double mtp_weight = 0, balance_weight = 0, bias_update_speed = 0;
   int64_t batch_rows = 0;
-  double seconds = 0;  // of this step
+  double seconds = 0;       // of this step
+  double data_seconds = 0;  // of it, waiting for its rows
   double tokens_per_second = 0;
   double mfu = 0;            // 0..1 of the measured peak
   double max_violation = 0;  // of the worst layer

@@ -1,4 +1,6 @@
 // The fields of a run file, and reading what they name.
+#include <algorithm>
+
 #include "core/json.h"
 #include "data/tokenizer/bpe_trainer.h"
 #include "model/config_json.h"
@@ -16,6 +18,8 @@ void visit_fields(DataConfig& c, ConfigFields& f) {
           "tokenizer.json or its folder; empty: train one on the sources");
   f.choice("bad_text", c.bad_text, {"error", "repair"},
            "what to do about NUL bytes and broken UTF-8");
+  f.field("verify_shards", c.verify_shards,
+          "read every byte of token shards once and compare checksums before training");
   f.tables("sources", c.sources, "texts to train on");
   f.table("loader", c.loader, "from documents to rows");
 }
@@ -58,6 +62,34 @@ ModelConfig load_model_config(FileSystem& files, const ModelSourceConfig& config
   return parse_config_json(keys.dump(), where);
 }
 
+namespace {
+
+Source shard_source(FileSystem& files, const DataConfig& data, const SourceConfig& config) {
+  Source source{.name = config.path,
+                .repeats = config.repeats,
+                .fill_in_middle = config.fill_in_middle,
+                .shards = std::make_shared<ShardSet>(ShardSet::open(
+                    files, config.path,
+                    data.verify_shards ? ShardSet::Verify::kChecksums : ShardSet::Verify::kSizes))};
+  const ShardManifest& manifest = source.shards->manifest();
+  const Json weights = parse_json(config.weights.empty() ? "{}" : config.weights, config.path);
+  for (const auto& [label, weight] : weights.items()) {
+    const bool known = std::count(manifest.languages.begin(), manifest.languages.end(), label) +
+                           std::count(manifest.domains.begin(), manifest.domains.end(), label) >
+                       0;
+    if (!known || !weight.is_number() || !(weight.get<double>() >= 0)) {
+      throw_bad_input({.where = config.path,
+                       .field = "weights." + label,
+                       .found = describe_json(weight),
+                       .expected = "a language or kind of the shards, and a number from 0 up"});
+    }
+    source.weights[label] = weight.get<double>();
+  }
+  return source;
+}
+
+}  // namespace
+
 std::unique_ptr<Loader> load_data(Context& ctx, FileSystem& files, const TrainConfig& config,
                                   ModelConfig& model, std::vector<std::string>& report) {
   if (config.data.sources.empty()) {
@@ -68,7 +100,23 @@ std::unique_ptr<Loader> load_data(Context& ctx, FileSystem& files, const TrainCo
   }
   const BadText bad_text = config.data.bad_text == "repair" ? BadText::kRepair : BadText::kError;
   std::vector<Source> sources;
+  std::string shard_tokenizer;  // of the first source that is shards
   for (const SourceConfig& source : config.data.sources) {
+    if (is_shard_folder(files, source.path)) {
+      sources.push_back(shard_source(files, config.data, source));
+      const ShardSet& shards = *sources.back().shards;
+      report.push_back(fmt::format("{}: {} documents, {} tokens in {} shards", source.path,
+                                   shards.num_documents(), shards.num_tokens(),
+                                   shards.manifest().shards.size()));
+      if (shard_tokenizer.empty()) shard_tokenizer = source.path;
+      continue;
+    }
+    if (!source.weights.empty() && source.weights != "{}") {
+      throw_bad_input({.where = source.path,
+                       .field = "weights",
+                       .found = "text, which has no labels",
+                       .expected = "a folder of token shards (fathom data prepare)"});
+    }
     CorpusReport found;
     Source& loaded = sources.emplace_back(Source{
         .name = source.path, .repeats = source.repeats, .fill_in_middle = source.fill_in_middle});
@@ -82,7 +130,10 @@ std::unique_ptr<Loader> load_data(Context& ctx, FileSystem& files, const TrainCo
     }
   }
   std::unique_ptr<Tokenizer> tokenizer;
-  if (config.data.tokenizer.empty()) {
+  if (config.data.tokenizer.empty() && !shard_tokenizer.empty()) {
+    tokenizer = std::make_unique<Tokenizer>(Tokenizer::load(files, shard_tokenizer));
+    report.push_back(fmt::format("the tokenizer of {}", shard_tokenizer));
+  } else if (config.data.tokenizer.empty()) {
     std::vector<std::string_view> texts;
     for (const Source& source : sources) {
       for (const Document& document : source.documents) texts.push_back(document.text);

@@ -143,19 +143,18 @@ StepRecord Trainer::one_step() {
   const auto begin = Clock::now();
   const StepPlan plan = schedule_.at(state_.step, state_.tokens);
   loader_->next(plan.rows, batch_);
+  const double data_seconds = std::chrono::duration<double>(Clock::now() - begin).count();
   StepResult result;
   try {
     result = step_.run(batch_, plan, state_.step);
   } catch (const NonFiniteError& error) {
     throw NonFiniteError(
-        error.kind(),
-        fmt::format("step {} (epoch {}, rows from {}): {}; nothing was updated", state_.step + 1,
-                    batch_.begin.epoch, batch_.begin.row, error.what()));
+        error.kind(), fmt::format("step {} (epoch {}, rows from {}): {}; nothing was updated",
+                                  state_.step + 1, batch_.epoch, batch_.first_row, error.what()));
   }
   const int64_t tokens = plan.rows * config_.train.context;
   ++state_.step;
   state_.tokens += tokens;
-  state_.cursor = loader_->cursor();
   const double seconds = std::chrono::duration<double>(Clock::now() - begin).count();
   const double rate = static_cast<double>(tokens) / seconds;
   return {
@@ -175,6 +174,7 @@ StepRecord Trainer::one_step() {
       .bias_update_speed = plan.bias_update_speed,
       .batch_rows = plan.rows,
       .seconds = seconds,
+      .data_seconds = data_seconds,
       .tokens_per_second = rate,
       .mfu = rate * training_flops_per_token(model().config(), config_.train.context) / peak_flops_,
       .max_violation = result.max_violation};
@@ -205,6 +205,7 @@ void Trainer::save_checkpoint() {
   if (run_folder_.empty() || last_saved_step_ == state_.step) return;
   // What the log says up to here is on disk before a checkpoint refers to it.
   state_.log = log_->sync();
+  state_.cursor = loader_->cursor();
   save_training_checkpoint(files_, run_folder_, state_, step_,
                            {.tokenizer = &loader_->tokenizer()});
   last_saved_step_ = state_.step;

@@ -33,6 +33,7 @@ struct ModelSourceConfig {
 struct DataConfig {
   std::string tokenizer;  // tokenizer.json or a folder; empty: one is trained on the sources
   std::string bad_text = "error";  // NUL bytes and broken UTF-8: error or repair
+  bool verify_shards = true;
   std::vector<SourceConfig> sources;
   LoaderConfig loader;
 };

@@ -74,7 +74,7 @@ bool DocumentEncoder::fills_in_middle(const Key& key) const {
   return random_of(seed_, RandomPurpose::kFillInMiddle, key).uniform(first_index(key)) < fim_rate_;
 }
 
-void DocumentEncoder::encode(std::string_view text, const std::vector<TokenId>& plain,
+void DocumentEncoder::encode(std::string_view text, std::span<const TokenId> plain,
                              bool may_fill_in_middle, const Key& key,
                              std::vector<TokenId>& out) const {
   const SpecialTokens& special = tokenizer_.special();

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string_view>
 #include <vector>
 
@@ -27,8 +28,8 @@ class DocumentEncoder {
   };
   bool fills_in_middle(const Key& key) const;
   // Appends [bos] tokens eos. `plain` are the tokens of `text`, used where the text is not
-  // rearranged.
-  void encode(std::string_view text, const std::vector<TokenId>& plain, bool may_fill_in_middle,
+  // rearranged; `text` is read only where it is.
+  void encode(std::string_view text, std::span<const TokenId> plain, bool may_fill_in_middle,
               const Key& key, std::vector<TokenId>& out) const;
 
   // Tokens of punctuation followed by line breaks and the parts that they split into.

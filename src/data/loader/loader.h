@@ -1,31 +1,36 @@
 // Documents -> packed rows of tokens (report section 4.1; SPEC C.12): fill-in-the-middle and random
 // token splitting per document, best-fit-decreasing packing within a shuffle window, rows in random
 // order. An epoch is a pure function of (documents, configuration, seed, epoch number): the cursor
-// is just (epoch, row), and continuing from one gives what an uninterrupted run would have given.
+// is just (epoch, row), and continuing from one gives what an uninterrupted run would have given,
+// on any number of ranks.
 //
 // Each token is trained on once an epoch. Documents end with eos; those longer than a row are
 // split, and so are some short ones so that rows have no padding (fill_rows). The one row of an
-// epoch that stays short is topped up with text from the epoch's start that does not count as
-// labels. This loader holds its corpus in memory.
+// epoch that stays short is topped up with text that does not count as labels. Sources are texts,
+// which this holds in memory, or token shards, which it maps; of rows it holds a shuffle window.
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "core/config.h"
+#include "data/text/shards.h"
 #include "data/tokenizer/tokenizer.h"
 #include "runtime/thread_pool.h"
 
 namespace fathom {
 
 struct SourceConfig {
-  std::string path;  // a .txt or .jsonl file, or a folder of them
+  std::string path;  // a .txt or .jsonl file, a folder of them, or a folder of token shards
   double repeats =
       1;  // how often each document is seen an epoch; a fraction is a share of documents
   bool fill_in_middle = true;  // whether fim_rate applies
+  std::string weights;         // of token shards: JSON object, factors on repeats by label
 };
 
 struct LoaderConfig {
@@ -53,12 +58,42 @@ struct Source {
   double repeats = 1;
   bool fill_in_middle = true;
   std::vector<Document> documents;
+  // Or these, without documents of its own. Their documents are repeated as often as `repeats`, the
+  // weights of the shards and these say, multiplied.
+  std::shared_ptr<const ShardSet> shards;
+  std::map<std::string, double> weights;  // by language or kind
 };
 
+// What one shuffle window needs of those before it.
+struct WindowStart {
+  int64_t position = 0;   // of its first document in the epoch's order
+  int64_t first_row = 0;  // of the epoch
+  int64_t num_draws = 0;  // of the epoch's row shuffles before it
+  // What the window before left over: tokens [begin, begin + count) of the document at a position.
+  struct Carried {
+    int64_t position = 0, begin = 0, count = 0;
+    bool operator==(const Carried&) const = default;
+  };
+  std::vector<Carried> carried;
+  bool operator==(const WindowStart&) const = default;
+};
+
+// (epoch, row) says everything; the window of that row only saves laying out those before it.
 struct LoaderCursor {
   int64_t epoch = 0;
   int64_t row = 0;  // the next row of the epoch
-  bool operator==(const LoaderCursor&) const = default;
+  std::optional<WindowStart> window = std::nullopt;
+  bool operator==(const LoaderCursor& other) const {
+    return epoch == other.epoch && row == other.row;
+  }
+};
+
+// Which of the rows of a step a rank takes: the rank-th of num_ranks even parts, in order. All
+// ranks ask for the same rows, so the position is that of the whole run, whatever the number of
+// ranks.
+struct RankShare {
+  int64_t rank = 0;
+  int64_t num_ranks = 1;
 };
 
 // The rows of one step. Buffers are allocated once for the largest.
@@ -71,7 +106,7 @@ struct Batch {
   std::vector<int32_t> first_key;  // [rows, context]; used when masked
   std::vector<int32_t> positions;  // [rows, context]; used when masked
   bool masked = false;
-  LoaderCursor begin;  // of the first row
+  int64_t epoch = 0, first_row = 0;  // of the step's first row
 };
 
 struct SourceReport {
@@ -93,11 +128,12 @@ class Loader {
 
   // Room for this many rows in `batch`.
   void reserve(Batch& batch, int64_t max_rows) const;
-  // The next rows, crossing into the next epoch where this one ends. Allocates only when an epoch
-  // begins.
-  void next(int64_t num_rows, Batch& batch);
+  // The next rows of all ranks, crossing into the next epoch where this one ends; `batch` gets
+  // those of one. Allocates only when a shuffle window begins.
+  void next(int64_t num_rows, Batch& batch, const RankShare& share = {});
   LoaderCursor cursor() const;
   void seek(const LoaderCursor& cursor);
+  // Lays out the rest of the epoch to count its rows.
   int64_t rows_in_epoch();
   // The held-out documents as rows (no FIM, no splitting), mixed over the sources and always the
   // same, whatever the seed; at most max_rows. Short documents are held out whole, long ones by

@@ -1,9 +1,13 @@
 #include "data/loader/loader.h"
 
 #include <algorithm>
+#include <array>
 #include <filesystem>
 #include <map>
 #include <set>
+
+#define XXH_INLINE_ALL
+#include <xxhash.h>
 
 #include "core/error.h"
 #include "core/random.h"
@@ -308,6 +312,85 @@ TEST(LoaderTest, FingerprintSeesEveryChange) {
   EXPECT_NE(fingerprint(texts, plain(), 2, 8), base);
   EXPECT_NE(fingerprint(texts, plain(), 1, 9), base);
   EXPECT_NE(fingerprint(sentences(6), plain(), 1, 8), base);
+}
+
+// The rows, labels and masks of three epochs in eight configurations, as they were when an epoch
+// was laid out as a whole: laying it out by windows changes no bit of a run.
+TEST(LoaderTest, WindowsServeTheRowsOfWholeEpochs) {
+  const std::array<std::pair<int64_t, uint64_t>, 8> expected = {{{887, 0x106899737eb565b9u},
+                                                                 {1007, 0xaff6669f2a541320u},
+                                                                 {887, 0xfb51768565393b02u},
+                                                                 {1007, 0x5d2d3a3f4c47825eu},
+                                                                 {911, 0x5f7c1b69746c89ccu},
+                                                                 {915, 0x5d8f4d717435581cu},
+                                                                 {966, 0x44f6ef342e443c55u},
+                                                                 {1082, 0xb684e0cae9cb8372u}}};
+  for (int variant = 0; variant < 8; ++variant) {
+    const LoaderConfig config{.fim_rate = (variant & 1) != 0 ? 0.5 : 0.0,
+                              .split_rate = 0.3,
+                              .shuffle_window = (variant & 2) != 0 ? 7 : 50,
+                              .fill_rows = (variant & 4) == 0,
+                              .mask_documents = variant == 3 || variant == 6,
+                              .held_out = variant == 5 ? 0.1 : 0};
+    Source a{.name = "a", .repeats = 1.5}, b{.name = "b"};
+    for (uint64_t i = 0; i < 180; ++i) (i < 100 ? a : b).documents.push_back({.text = sentence(i)});
+    for (int i = 3; i < 20; ++i)
+      b.documents.push_back({.tokens = {i, i, i}, .is_label = {0, 1, 1}});
+    Loader loader(tokenizer(), {a, b}, config, 9, 16, 1);
+    uint64_t hash = 0;
+    const auto add = [&hash](const auto& values) {
+      hash = XXH3_64bits_withSeed(values.data(), values.size() * sizeof(values[0]), hash);
+    };
+    Batch batch;
+    int64_t rows = 0;
+    for (; loader.cursor().epoch < 3; ++rows) {
+      loader.next(1, batch);
+      add(batch.tokens), add(batch.is_label), add(batch.first_key);
+    }
+    add(loader.held_out_rows(50).tokens);
+    EXPECT_EQ(rows, expected[static_cast<size_t>(variant)].first) << variant;
+    EXPECT_EQ(hash, expected[static_cast<size_t>(variant)].second) << variant;
+  }
+}
+
+TEST(LoaderTest, RanksTogetherServeTheRowsOfOne) {
+  LoaderConfig config = plain();
+  config.shuffle_window = 20;
+  const auto make = [&] {
+    return Loader(tokenizer(), {source_of(sentences(90))}, config, 4, 16, 1);
+  };
+  Loader one = make();
+  Batch whole, part;
+  LoaderCursor cursor = one.cursor();
+  // Each step on another number of ranks, each rank beginning at the position of the run.
+  for (const int64_t num_ranks : {3, 1, 2, 7, 5, 4, 2, 6, 3, 1, 2, 7, 5}) {
+    const int64_t rows = 13;
+    one.next(rows, whole);
+    std::vector<int32_t> together;
+    for (int64_t rank = 0; rank < num_ranks; ++rank) {
+      Loader loader = make();
+      if (rank % 2 == 1) cursor.window.reset();  // the slow way finds the same place
+      loader.seek(cursor);
+      part = {};
+      loader.next(rows, part, {rank, num_ranks});
+      together.insert(together.end(), part.tokens.begin(), part.tokens.end());
+      EXPECT_EQ(loader.cursor(), one.cursor());
+    }
+    ASSERT_EQ(together, whole.tokens) << num_ranks << " ranks";
+    cursor = one.cursor();
+  }
+  EXPECT_GE(cursor.epoch, 1);
+}
+
+TEST(LoaderTest, CursorsThatFitNoWindowAreErrors) {
+  Loader loader(tokenizer(), {source_of(sentences(30))}, plain(), 4, 16, 1);
+  const int64_t rows = loader.rows_in_epoch();
+  EXPECT_THROW(loader.seek({0, rows + 1}), Error);
+  EXPECT_THROW(loader.seek({0, -1}), Error);
+  EXPECT_THROW(loader.seek({0, 0, WindowStart{.position = 31}}), Error);
+  EXPECT_THROW(loader.seek({0, 0, WindowStart{.position = 5, .carried = {{5, 0, 1}}}}), Error);
+  EXPECT_THROW(loader.seek({0, 0, WindowStart{.position = 5, .carried = {{4, 0, 9999}}}}), Error);
+  EXPECT_NO_THROW(loader.seek({0, rows}));
 }
 
 // ---- Corpus

@@ -102,7 +102,7 @@ void finish(PrepareState& state, std::vector<ShardEntry> shards) {
   write_file_atomically(files, join_path(out, "account.json"),
                         account_to_json(state.result.account).dump(1) + "\n");
   write_file_atomically(files, join_path(out, "account.html"),
-                        account_page(state.result.account, base_name(out)));
+                        account_page(state.result.account, "Token shards"));
   // The marker: with it the folder is whole.
   write_file_atomically(files, join_path(out, kShardManifest), manifest_text(manifest));
 }
