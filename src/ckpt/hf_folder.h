@@ -102,7 +102,8 @@ ManifestProblems check_manifest(const CheckpointReader& reader, const LoadOption
 ModelConfig config_to_load(const CheckpointReader& reader, const LoadOptions& options = {});
 
 // Fills `parameters`, which must be made of parameter_specs(config_to_load(reader, options)),
-// tensor by tensor; no second copy is made.
+// tensor by tensor; no second copy is made. Parameters with 128x128 scales take published FP8 codes
+// and scales as they are; other weights are quantised.
 LoadReport load_weights(Context& ctx, const CheckpointReader& reader, ParameterSet& parameters,
                         const LoadOptions& options = {});
 

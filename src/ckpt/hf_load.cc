@@ -3,7 +3,7 @@
 
 #include "ckpt/convert.h"
 #include "ckpt/hf_folder.h"
-#include "kernels/kernels.h"
+#include "kernels/scaled.h"
 
 namespace fathom {
 namespace {
@@ -48,6 +48,41 @@ void load_one(const CheckpointReader& reader, const StoredTensor& stored,
   } else {
     stored.shard->read_converted(entry, destination);
   }
+}
+
+// The first element that is NaN, or -1; E4M3 has no infinity.
+int64_t first_nan_code(const TensorView& codes) {
+  const uint8_t* code = static_cast<const uint8_t*>(codes.data);
+  for (int64_t i = 0; i < codes.num_elements(); ++i) {
+    if ((code[i] & 0x7f) == 0x7f) return i;
+  }
+  return -1;
+}
+
+// Reads one parameter into codes and scales: as they are stored where the layouts agree, else
+// through fp32. Returns the first element that is not finite, or -1.
+int64_t load_scaled(Context& ctx, const CheckpointReader& reader, const StoredTensor& stored,
+                    const ScaledView& destination, const LoadOptions& options) {
+  const SafetensorsEntry& entry = *stored.entry;
+  const bool same_layout = entry.dtype == DType::kE4M3 && destination.codes.dtype == DType::kE4M3 &&
+                           destination.grain == ScaleGrain::kBlock &&
+                           reader.config().fp8_block_rows == kScaleTile &&
+                           reader.config().fp8_block_cols == kScaleTile;
+  if (same_layout) {
+    const StoredTensor& scales = *reader.find(entry.name + "_scale_inv");
+    std::memcpy(destination.codes.data, stored.shard->bytes(entry),
+                static_cast<size_t>(entry.num_bytes()));
+    scales.shard->read_converted(*scales.entry, destination.scales);
+    stored.shard->forget(entry);
+    const int64_t bad = first_nan_code(destination.codes);
+    if (bad >= 0) return bad;
+    return first_non_finite(destination.scales);
+  }
+  Arena memory("staging", entry.shape.num_elements() * dtype_bytes(DType::kF32));
+  const TensorView values = memory.allocate(DType::kF32, entry.shape, entry.name.c_str());
+  load_one(reader, stored, values, options);
+  quantize(ctx, {.x = {values, {}, ScaleGrain::kNone}, .y = destination});
+  return first_non_finite(values);
 }
 
 void check_copy(const StoredTensor& copy, const StoredTensor& target) {
@@ -99,10 +134,17 @@ LoadReport load_weights(Context& ctx, const CheckpointReader& reader, ParameterS
 
   std::vector<int64_t> bad_element(static_cast<size_t>(parameters.size()), -1);
   ctx.threads().parallel_for(parameters.size(), [&](int64_t i, int) {
+    if (parameters.is_scaled(i)) return;
     load_one(reader, *reader.find(parameters.spec(i).name), parameters.view(i), options);
     if (options.check_finite)
       bad_element[static_cast<size_t>(i)] = first_non_finite(parameters.view(i));
   });
+  for (int64_t i = 0; i < parameters.size(); ++i) {
+    if (!parameters.is_scaled(i)) continue;
+    const int64_t bad = load_scaled(ctx, reader, *reader.find(parameters.spec(i).name),
+                                    parameters.scaled(i), options);
+    if (options.check_finite) bad_element[static_cast<size_t>(i)] = bad;
+  }
   for (int64_t i = 0; i < parameters.size(); ++i) {
     const int64_t element = bad_element[static_cast<size_t>(i)];
     if (element < 0) continue;
@@ -117,7 +159,7 @@ LoadReport load_weights(Context& ctx, const CheckpointReader& reader, ParameterS
     ++report.num_parameters_loaded;
     report.num_elements += entry.shape.num_elements();
     ++report.tensors_by_dtype[std::string(safetensors_dtype_name(entry.dtype))];
-    if (entry.dtype == DType::kE4M3) {
+    if (entry.dtype == DType::kE4M3 && !parameters.is_scaled(i)) {
       ++report.num_dequantised;
     } else if (entry.dtype != parameters.view(i).dtype) {
       ++report.num_converted;

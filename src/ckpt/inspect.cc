@@ -17,7 +17,7 @@ constexpr int64_t kCachedTokens = 4096;
 int64_t bytes_of(const std::vector<ParameterSpec>& specs, ParameterDtypes dtypes) {
   int64_t total = 0;
   for (const ParameterSpec& spec : specs)
-    total += spec.shape.num_elements() * dtype_bytes(dtypes.of(spec.kind));
+    total += spec.shape.num_elements() * dtype_bytes(dtypes.of(spec));
   return total;
 }
 

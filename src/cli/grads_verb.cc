@@ -69,7 +69,7 @@ Verb grads_verb() {
                 line.add("--balance-from", options->balance_from, "what the balance loss counts")
                     .one_of({"unbiased_topk", "routed"});
                 line.add("--precision", options->precision, "format of weights and activations")
-                    .one_of({"fp32", "bf16", "fp64"});
+                    .one_of(policy_names());
                 line.add_threads(options->threads);
               },
           .run = [options] { return run(*options); }};

@@ -52,7 +52,7 @@ Verb logits_verb() {
                          "file to write: logits [B, S, V], and mtp_logits_k [B, S-k, V]")
                     .required();
                 line.add("--precision", options->precision, "format of weights and activations")
-                    .one_of({"fp32", "bf16", "fp64"});
+                    .one_of(policy_names());
                 line.add_threads(options->threads);
               },
           .run = [options] { return run(*options); }};

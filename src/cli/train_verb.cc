@@ -145,7 +145,7 @@ Verb train_verb() {
             line.add("--steps", options->steps, "overrides max_steps");
             line.add("--threads", options->threads, "overrides threads");
             line.add("--precision", options->precision, "overrides train.precision")
-                .one_of({"bf16", "fp32", "fp64"});
+                .one_of(policy_names());
             line.add("--set", options->set, "any field of the run file, as path=value; repeatable");
             line.add("--allow-config-change", options->allow_config_change,
                      "resume under another configuration than the checkpoint's");

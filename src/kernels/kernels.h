@@ -220,7 +220,7 @@ struct DispatchPlan {
 };
 void plan_dispatch(Context& ctx, const DispatchPlan& p);
 
-// y_UD[u] = x_TD[token_U[u]]
+// y_UD[u] = x_TD[token_U[u]], any dtype (codes and their scales too)
 void gather_rows(Context& ctx, const TensorView& x_TD, const TensorView& token_U,
                  const TensorView& y_UD);
 // y_TD[t] (+)= sum_a x_UD[position_TA[t, a]], in ascending a. y may be wider than x.

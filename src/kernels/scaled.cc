@@ -122,6 +122,16 @@ void dequantize(Context& ctx, const DequantizeParams& p) {
   run_kernel(ctx, p);
 }
 
+void pack_e5m6(Context& ctx, const PackE5m6Params& p) {
+  FATHOM_CHECK_EQ(p.codes.shape.num_dims, 2, "pack_e5m6 codes {}", p.codes.name);
+  const int64_t rows = p.codes.dim(0), cols = p.codes.dim(1);
+  check_tensor("pack_e5m6 codes", p.codes, {rows, cols});
+  check_dtype("pack_e5m6 codes", p.codes, DType::kE5M6);
+  check_tensor("pack_e5m6 bytes", p.bytes, {rows, packed_e5m6_bytes(cols)});
+  check_dtype("pack_e5m6 bytes", p.bytes, DType::kU8);
+  run_kernel(ctx, p);
+}
+
 void scaled_gemm(Context& ctx, const ScaledGemmParams& p) {
   FATHOM_CHECK_EQ(p.c.shape.num_dims, 2, "scaled_gemm c {}", p.c.name);
   FATHOM_CHECK_EQ(p.a.codes.shape.num_dims, 2, "scaled_gemm a {}", p.a.codes.name);

@@ -67,6 +67,16 @@ struct DequantizeParams {
 };
 void dequantize(Context& ctx, const DequantizeParams& p);
 
+// E5M6 codes at 12 bits each, for what is kept from forward to backward: of a row, all low bytes,
+// then the upper four bits of columns j (low half of the byte) and j + ceil(cols/2).
+inline int64_t packed_e5m6_bytes(int64_t cols) { return cols + (cols + 1) / 2; }
+struct PackE5m6Params {
+  TensorView codes;     // e5m6 [rows, cols]
+  TensorView bytes;     // u8 [rows, packed_e5m6_bytes(cols)]
+  bool unpack = false;  // codes from bytes instead of bytes from codes
+};
+void pack_e5m6(Context& ctx, const PackE5m6Params& p);
+
 // What sums the products of a slice. kFp32 is what this machine's multiplier does. The other two
 // emulate Hopper's tensor core (SPEC C.10, U9), which takes 32 products a step: kAlignAll aligns
 // the products and the running sum to the largest exponent among them, truncates each to `bits`

@@ -332,6 +332,18 @@ std::span<const KernelEntry<DequantizeParams>> kernel_entries() {
 }
 
 template <>
+std::span<const KernelEntry<PackE5m6Params>> kernel_entries() {
+  static constexpr KernelEntry<PackE5m6Params> kEntries[] = {
+      {"avx512", IsaLevel::kAvx512, any<PackE5m6Params>,
+       run_quantize<cpu::pack_e5m6, cpu::kQuantizeAvx512>},
+      {"avx2", IsaLevel::kAvx2, any<PackE5m6Params>,
+       run_quantize<cpu::pack_e5m6, cpu::kQuantizeAvx2>},
+      reference<PackE5m6Params>(ref::pack_e5m6),
+  };
+  return kEntries;
+}
+
+template <>
 std::span<const KernelEntry<ScaledGemmParams>> kernel_entries() {
   static constexpr KernelEntry<ScaledGemmParams> kEntries[] = {
       {"avx512bf16", IsaLevel::kAvx512Bf16, cpu::scaled_gemm_bf16_supports,

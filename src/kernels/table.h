@@ -132,6 +132,8 @@ std::span<const KernelEntry<QuantizeParams>> kernel_entries();
 template <>
 std::span<const KernelEntry<DequantizeParams>> kernel_entries();
 template <>
+std::span<const KernelEntry<PackE5m6Params>> kernel_entries();
+template <>
 std::span<const KernelEntry<ScaledGemmParams>> kernel_entries();
 template <>
 std::span<const KernelEntry<ScaledGroupedGemmParams>> kernel_entries();

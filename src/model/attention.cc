@@ -18,128 +18,216 @@ AttentionParameters AttentionParameters::of(const ParameterSet& set, const Model
   AttentionParameters p;
   p.input_norm_D = set[layer + "input_layernorm.weight"];
   if (config.q_lora_rank > 0) {
-    p.a_proj_XD = set.fused_rows(attn + "q_a_proj.weight", 2);
+    p.a_proj_XD = set.linear(attn + "q_a_proj.weight", 2);
     p.q_norm_Q = set[attn + "q_a_layernorm.weight"];
-    p.q_b_YQ = set[attn + "q_b_proj.weight"];
+    p.q_b_YQ = set.linear(attn + "q_b_proj.weight");
   } else {
-    p.a_proj_XD = set.fused_rows(attn + "q_proj.weight", 2);
+    p.a_proj_XD = set.linear(attn + "q_proj.weight", 2);
   }
   p.kv_norm_C = set[attn + "kv_a_layernorm.weight"];
-  p.kv_b_ZC = set[attn + "kv_b_proj.weight"];
-  p.o_DP = set[attn + "o_proj.weight"];
+  p.kv_b_ZC = set.linear(attn + "kv_b_proj.weight");
+  p.o_DP = set.linear(attn + "o_proj.weight");
   return p;
 }
 
 Attention::Attention(const ModelConfig& config, const Policy& policy,
                      const AttentionParameters& weights)
-    : config_(config), policy_(policy), w_(weights), heads_(config.num_attention_heads) {}
+    : config_(config),
+      policy_(policy),
+      linear_(policy),
+      w_(weights),
+      heads_(config.num_attention_heads) {}
+
+template <typename Memory>
+Attention::Inputs Attention::allocate_inputs(Memory& memory, int64_t num_tokens,
+                                             bool up_projections) const {
+  const int64_t T = num_tokens;
+  const auto input = [&](int64_t width, const char* name) {
+    return linear_.scaled()
+               ? linear_.allocate_input(memory, T, width, name)
+               : plain_rows(memory.allocate(policy_.activations, Shape{T, width}, name));
+  };
+  Inputs inputs;
+  inputs.y_TD = input(config_.hidden_size, "attn.y_TD");
+  if (compresses_query()) inputs.cq_TQ = input(config_.q_lora_rank, "attn.cq_TQ");
+  inputs.c_TC = input(config_.kv_lora_rank, "attn.c_TC");
+  if (!up_projections) return inputs;
+  const int64_t Z = heads_ * (config_.qk_nope_head_dim + config_.v_head_dim);
+  inputs.q_TY = memory.allocate(policy_.activations, Shape{T, query_width()}, "attn.q_TY");
+  inputs.kv_TZ = memory.allocate(policy_.activations, Shape{T, Z}, "attn.kv_TZ");
+  return inputs;
+}
 
 Attention::Saved Attention::allocate_saved(Arena& arena, int64_t max_tokens) const {
   const int64_t T = max_tokens;
-  const DType act = policy_.activations;
-  const int64_t X = latent_column() + config_.kv_lora_rank + config_.qk_rope_head_dim;
-  const int64_t Z = heads_ * (config_.qk_nope_head_dim + config_.v_head_dim);
   const int64_t P = heads_ * config_.v_head_dim;
+  const auto small = [&](Shape shape, const char* name) {
+    return arena.allocate(policy_.small, shape, name);
+  };
   Saved s;
-  s.rstd_T = arena.allocate(policy_.small, Shape{T}, "attn.rstd_T");
-  s.y_TD = arena.allocate(act, Shape{T, config_.hidden_size}, "attn.y_TD");
-  s.a_TX = arena.allocate(act, Shape{T, X}, "attn.a_TX");
-  if (compresses_query()) {
-    s.q_rstd_T = arena.allocate(policy_.small, Shape{T}, "attn.q_rstd_T");
-    s.cq_TQ = arena.allocate(act, Shape{T, config_.q_lora_rank}, "attn.cq_TQ");
+  s.rstd_T = small(Shape{T}, "attn.rstd_T");
+  if (compresses_query()) s.q_rstd_T = small(Shape{T}, "attn.q_rstd_T");
+  s.kv_rstd_T = small(Shape{T}, "attn.kv_rstd_T");
+  s.a_TX = arena.allocate(policy_.activations, Shape{T, first_width()}, "attn.a_TX");
+  s.lse_TH = small(Shape{T, heads_}, "attn.lse_TH");
+  if (keeps_e5m6()) {
+    s.o_bytes_TX = arena.allocate(DType::kU8, Shape{T, packed_e5m6_bytes(P)}, "attn.o_bytes_TX");
+    s.o_scales_TX =
+        arena.allocate(DType::kF32, scale_shape(ScaleGrain::kRow, T, P), "attn.o_scales_TX");
+  } else {
+    s.o_TP = arena.allocate(policy_.activations, Shape{T, P}, "attn.o_TP");
   }
-  s.q_TY = arena.allocate(act, Shape{T, query_width()}, "attn.q_TY");
-  s.kv_rstd_T = arena.allocate(policy_.small, Shape{T}, "attn.kv_rstd_T");
-  s.c_TC = arena.allocate(act, Shape{T, config_.kv_lora_rank}, "attn.c_TC");
-  s.kv_TZ = arena.allocate(act, Shape{T, Z}, "attn.kv_TZ");
-  s.o_TP = arena.allocate(act, Shape{T, P}, "attn.o_TP");
-  s.lse_TH = arena.allocate(policy_.small, Shape{T, heads_}, "attn.lse_TH");
-  s.dout_TD = arena.allocate(act, Shape{T, config_.hidden_size}, "attn.dout_TD");
-  s.dq_TY = arena.allocate(act, Shape{T, query_width()}, "attn.dq_TY");
-  s.dkv_TZ = arena.allocate(act, Shape{T, Z}, "attn.dkv_TZ");
-  s.da_TX = arena.allocate(act, Shape{T, X}, "attn.da_TX");
+  if (!policy_.recompute) s.inputs = allocate_inputs(arena, T, /*up_projections=*/true);
   return s;
 }
 
-// Everything before attention itself: norms, projections, rotation.
-void Attention::project(Context& ctx, const RowLayout& rows, const TensorView& x_TD,
-                        const Saved& s) const {
-  const int64_t C = config_.kv_lora_rank, R = config_.qk_rope_head_dim,
-                N = config_.qk_nope_head_dim;
-  rms_norm_forward(ctx, {.x_TD = x_TD,
-                         .w_D = w_.input_norm_D,
-                         .eps = config_.rms_norm_eps,
-                         .y_TD = s.y_TD,
-                         .rstd_T = s.rstd_T});
-  gemm(ctx, {.layout = GemmLayout::kNt, .a = s.y_TD, .b = w_.a_proj_XD, .c = s.a_TX});
+Attention::Deferred Attention::allocate_deferred(Arena& arena, int64_t max_tokens) const {
+  const int64_t T = max_tokens;
+  const DType act = policy_.activations;
+  const int64_t Z = heads_ * (config_.qk_nope_head_dim + config_.v_head_dim);
+  Deferred d;
+  d.dout_TD = arena.allocate(act, Shape{T, config_.hidden_size}, "attn.dout_TD");
+  d.dq_TY = arena.allocate(act, Shape{T, query_width()}, "attn.dq_TY");
+  d.dkv_TZ = arena.allocate(act, Shape{T, Z}, "attn.dkv_TZ");
+  d.da_TX = arena.allocate(act, Shape{T, first_width()}, "attn.da_TX");
+  if (policy_.recompute) d.inputs = allocate_inputs(arena, T, /*up_projections=*/false);
+  return d;
+}
+
+// y as its product reads it: plain, or codes of the plain norm.
+void Attention::norm(Context& ctx, const TensorView& x, const TensorView& w, double eps,
+                     const TensorView& rstd_T, const ScaledView& y) const {
+  Scratch::Mark mark(ctx.scratch());
+  const TensorView out =
+      linear_.scaled() ? ctx.scratch().allocate(policy_.activations, y.codes.shape, "attn.normed")
+                       : y.codes;
+  rms_norm_forward(ctx, {.x_TD = x, .w_D = w, .eps = eps, .y_TD = out, .rstd_T = rstd_T});
+  if (linear_.scaled()) quantize(ctx, {.x = plain_rows(out), .y = y});
+}
+
+void Attention::norm_input(Context& ctx, const TensorView& x_TD, const TensorView& rstd_T,
+                           const ScaledView& y_TD) const {
+  norm(ctx, x_TD, w_.input_norm_D, config_.rms_norm_eps, rstd_T, y_TD);
+}
+
+void Attention::norm_latents(Context& ctx, const Saved& s, const Inputs& inputs) const {
   if (compresses_query()) {
-    rms_norm_forward(ctx, {.x_TD = s.a_TX.columns(0, config_.q_lora_rank),
-                           .w_D = w_.q_norm_Q,
-                           .eps = kLatentNormEps,
-                           .y_TD = s.cq_TQ,
-                           .rstd_T = s.q_rstd_T});
-    gemm(ctx, {.layout = GemmLayout::kNt, .a = s.cq_TQ, .b = w_.q_b_YQ, .c = s.q_TY});
-  } else {
-    cast(ctx, s.a_TX.columns(0, query_width()), s.q_TY);
+    norm(ctx, s.a_TX.columns(0, config_.q_lora_rank), w_.q_norm_Q, kLatentNormEps, s.q_rstd_T,
+         inputs.cq_TQ);
   }
-  rms_norm_forward(ctx, {.x_TD = s.a_TX.columns(latent_column(), C),
-                         .w_D = w_.kv_norm_C,
-                         .eps = kLatentNormEps,
-                         .y_TD = s.c_TC,
-                         .rstd_T = s.kv_rstd_T});
-  rope(ctx, {.x_THR = split_heads(s.q_TY, heads_).columns(N, R),
+  norm(ctx, s.a_TX.columns(latent_column(), config_.kv_lora_rank), w_.kv_norm_C, kLatentNormEps,
+       s.kv_rstd_T, inputs.c_TC);
+}
+
+void Attention::project_queries(Context& ctx, const RowLayout& rows, const Saved& s,
+                                const Inputs& inputs) const {
+  if (compresses_query()) {
+    linear_.forward(ctx, w_.q_b_YQ, inputs.cq_TQ, inputs.q_TY);
+  } else {
+    cast(ctx, s.a_TX.columns(0, query_width()), inputs.q_TY);
+  }
+  rope(ctx, {.x_THR = split_heads(inputs.q_TY, heads_)
+                          .columns(config_.qk_nope_head_dim, config_.qk_rope_head_dim),
              .cos_sin_SR = rows.cos_sin_SR,
              .positions_T = rows.positions_T});
-  rope(ctx, {.x_THR = split_heads(s.a_TX.columns(latent_column() + C, R), 1),
-             .cos_sin_SR = rows.cos_sin_SR,
-             .positions_T = rows.positions_T});
+}
+
+void Attention::keep_output(Context& ctx, const TensorView& o_TP, const Saved& s) const {
+  Scratch::Mark mark(ctx.scratch());
+  const ScaledView codes{ctx.scratch().allocate(DType::kE5M6, o_TP.shape, "attn.o_codes"),
+                         s.o_scales_TX, ScaleGrain::kRow};
+  quantize(ctx, {.x = plain_rows(o_TP), .y = codes, .power_of_two = true});
+  pack_e5m6(ctx, {.codes = codes.codes, .bytes = s.o_bytes_TX});
+}
+
+ScaledView Attention::output_codes(Context& ctx, const Saved& s, int64_t num_tokens) const {
+  const ScaledView codes{
+      ctx.scratch().allocate(DType::kE5M6, Shape{num_tokens, heads_ * config_.v_head_dim},
+                             "attn.o_codes"),
+      s.o_scales_TX, ScaleGrain::kRow};
+  pack_e5m6(ctx, {.codes = codes.codes, .bytes = s.o_bytes_TX, .unpack = true});
+  return codes;
 }
 
 void Attention::forward(Context& ctx, const RowLayout& rows, const TensorView& x_TD, const Saved& s,
                         const TensorView& out_TD) const {
-  project(ctx, rows, x_TD, s);
-  gemm(ctx, {.layout = GemmLayout::kNt, .a = s.c_TC, .b = w_.kv_b_ZC, .c = s.kv_TZ});
-  mla_attention_forward(ctx, {.q_THK = split_heads(s.q_TY, heads_),
-                              .kv_THX = split_heads(s.kv_TZ, heads_),
-                              .kpe_TR = s.a_TX.columns(latent_column() + config_.kv_lora_rank,
-                                                       config_.qk_rope_head_dim),
-                              .o_THP = split_heads(s.o_TP, heads_),
+  const int64_t C = config_.kv_lora_rank, R = config_.qk_rope_head_dim, T = x_TD.dim(0);
+  Scratch& scratch = ctx.scratch();
+  Scratch::Mark mark(scratch);
+  const Inputs inputs =
+      policy_.recompute ? allocate_inputs(scratch, T, /*up_projections=*/true) : s.inputs;
+  norm_input(ctx, x_TD, s.rstd_T, inputs.y_TD);
+  linear_.forward(ctx, w_.a_proj_XD, inputs.y_TD, s.a_TX);
+  rope(ctx, {.x_THR = split_heads(s.a_TX.columns(latent_column() + C, R), 1),
+             .cos_sin_SR = rows.cos_sin_SR,
+             .positions_T = rows.positions_T});
+  norm_latents(ctx, s, inputs);
+  project_queries(ctx, rows, s, inputs);
+  linear_.forward(ctx, w_.kv_b_ZC, inputs.c_TC, inputs.kv_TZ);
+  const int64_t P = heads_ * config_.v_head_dim;
+  const TensorView o_TP =
+      keeps_e5m6() ? scratch.allocate(policy_.activations, Shape{T, P}, "attn.o_TP") : s.o_TP;
+  mla_attention_forward(ctx, {.q_THK = split_heads(inputs.q_TY, heads_),
+                              .kv_THX = split_heads(inputs.kv_TZ, heads_),
+                              .kpe_TR = s.a_TX.columns(latent_column() + C, R),
+                              .o_THP = split_heads(o_TP, heads_),
                               .lse_TH = s.lse_TH,
                               .num_rows = rows.num_rows,
                               .first_key_T = rows.first_key_T,
                               .scale = config_.softmax_scale()});
+  if (keeps_e5m6()) keep_output(ctx, o_TP, s);
   cast(ctx, x_TD, out_TD);
-  gemm(ctx,
-       {.layout = GemmLayout::kNt, .a = s.o_TP, .b = w_.o_DP, .c = out_TD, .accumulate = true});
+  ScaledView o_codes;
+  if (linear_.scaled()) o_codes = linear_.allocate_input(scratch, T, P, "attn.o_codes");
+  linear_.forward(ctx, w_.o_DP, linear_.input(ctx, o_TP, o_codes), out_TD, /*accumulate=*/true);
 }
 
 void Attention::backward_input(Context& ctx, const RowLayout& rows, const TensorView& x_TD,
-                               const Saved& s, const TensorView& dout_TD,
+                               const Saved& s, const Deferred& d, const TensorView& dout_TD,
                                const AttentionParameters& g, const TensorView& dx_TD) const {
   const int64_t C = config_.kv_lora_rank, R = config_.qk_rope_head_dim,
-                N = config_.qk_nope_head_dim;
+                N = config_.qk_nope_head_dim, P = heads_ * config_.v_head_dim;
   const int64_t T = x_TD.dim(0);
-  Scratch::Mark mark(ctx.scratch());
+  const DType act = policy_.activations;
+  Scratch& scratch = ctx.scratch();
+  Scratch::Mark mark(scratch);
 
-  cast(ctx, dout_TD, s.dout_TD);
-  TensorView do_TP = ctx.scratch().allocate(policy_.activations, s.o_TP.shape, "attn.do_TP");
-  gemm(ctx, {.layout = GemmLayout::kNn, .a = s.dout_TD, .b = w_.o_DP, .c = do_TP});
+  Inputs inputs = s.inputs;
+  if (policy_.recompute) {
+    inputs = d.inputs;
+    inputs.q_TY = scratch.allocate(act, d.dq_TY.shape, "attn.q_TY");
+    inputs.kv_TZ = scratch.allocate(act, d.dkv_TZ.shape, "attn.kv_TZ");
+    norm_input(ctx, x_TD, s.rstd_T, inputs.y_TD);
+    norm_latents(ctx, s, inputs);
+    project_queries(ctx, rows, s, inputs);
+    linear_.forward(ctx, w_.kv_b_ZC, inputs.c_TC, inputs.kv_TZ);
+  }
+  TensorView o_TP = s.o_TP;
+  if (keeps_e5m6()) {
+    o_TP = scratch.allocate(act, Shape{T, P}, "attn.o_TP");
+    Scratch::Mark codes_mark(scratch);
+    dequantize(ctx, {.x = output_codes(ctx, s, T), .y = o_TP});
+  }
 
-  const TensorView dkpe_TR = s.da_TX.columns(latent_column() + C, R);
-  mla_attention_backward(ctx, {.q_THK = split_heads(s.q_TY, heads_),
-                               .kv_THX = split_heads(s.kv_TZ, heads_),
+  cast(ctx, dout_TD, d.dout_TD);
+  TensorView do_TP = scratch.allocate(act, o_TP.shape, "attn.do_TP");
+  linear_.backward_input(ctx, w_.o_DP, plain_rows(d.dout_TD), do_TP);
+
+  const TensorView dkpe_TR = d.da_TX.columns(latent_column() + C, R);
+  mla_attention_backward(ctx, {.q_THK = split_heads(inputs.q_TY, heads_),
+                               .kv_THX = split_heads(inputs.kv_TZ, heads_),
                                .kpe_TR = s.a_TX.columns(latent_column() + C, R),
-                               .o_THP = split_heads(s.o_TP, heads_),
+                               .o_THP = split_heads(o_TP, heads_),
                                .lse_TH = s.lse_TH,
                                .do_THP = split_heads(do_TP, heads_),
-                               .dq_THK = split_heads(s.dq_TY, heads_),
-                               .dkv_THX = split_heads(s.dkv_TZ, heads_),
+                               .dq_THK = split_heads(d.dq_TY, heads_),
+                               .dkv_THX = split_heads(d.dkv_TZ, heads_),
                                .dkpe_TR = dkpe_TR,
                                .num_rows = rows.num_rows,
                                .first_key_T = rows.first_key_T,
                                .scale = config_.softmax_scale()});
   // Back through the rotation: the inverse angle.
-  rope(ctx, {.x_THR = split_heads(s.dq_TY, heads_).columns(N, R),
+  rope(ctx, {.x_THR = split_heads(d.dq_TY, heads_).columns(N, R),
              .cos_sin_SR = rows.cos_sin_SR,
              .positions_T = rows.positions_T,
              .inverse = true});
@@ -150,30 +238,30 @@ void Attention::backward_input(Context& ctx, const RowLayout& rows, const Tensor
 
   // Key and value paths of all heads meet in the latent; the rope key does not pass through its
   // norm.
-  TensorView dc_TC = ctx.scratch().allocate(policy_.activations, Shape{T, C}, "attn.dc_TC");
-  gemm(ctx, {.layout = GemmLayout::kNn, .a = s.dkv_TZ, .b = w_.kv_b_ZC, .c = dc_TC});
+  TensorView dc_TC = scratch.allocate(act, Shape{T, C}, "attn.dc_TC");
+  linear_.backward_input(ctx, w_.kv_b_ZC, plain_rows(d.dkv_TZ), dc_TC);
   rms_norm_backward(ctx, {.x_TD = s.a_TX.columns(latent_column(), C),
                           .w_D = w_.kv_norm_C,
                           .rstd_T = s.kv_rstd_T,
                           .dy_TD = dc_TC,
-                          .dx_TD = s.da_TX.columns(latent_column(), C),
+                          .dx_TD = d.da_TX.columns(latent_column(), C),
                           .dw_D = g.kv_norm_C});
   if (compresses_query()) {
     const int64_t Q = config_.q_lora_rank;
-    TensorView dcq_TQ = ctx.scratch().allocate(policy_.activations, Shape{T, Q}, "attn.dcq_TQ");
-    gemm(ctx, {.layout = GemmLayout::kNn, .a = s.dq_TY, .b = w_.q_b_YQ, .c = dcq_TQ});
+    TensorView dcq_TQ = scratch.allocate(act, Shape{T, Q}, "attn.dcq_TQ");
+    linear_.backward_input(ctx, w_.q_b_YQ, plain_rows(d.dq_TY), dcq_TQ);
     rms_norm_backward(ctx, {.x_TD = s.a_TX.columns(0, Q),
                             .w_D = w_.q_norm_Q,
                             .rstd_T = s.q_rstd_T,
                             .dy_TD = dcq_TQ,
-                            .dx_TD = s.da_TX.columns(0, Q),
+                            .dx_TD = d.da_TX.columns(0, Q),
                             .dw_D = g.q_norm_Q});
   } else {
-    cast(ctx, s.dq_TY, s.da_TX.columns(0, query_width()));
+    cast(ctx, d.dq_TY, d.da_TX.columns(0, query_width()));
   }
 
-  TensorView dy_TD = ctx.scratch().allocate(policy_.activations, s.y_TD.shape, "attn.dy_TD");
-  gemm(ctx, {.layout = GemmLayout::kNn, .a = s.da_TX, .b = w_.a_proj_XD, .c = dy_TD});
+  TensorView dy_TD = scratch.allocate(act, x_TD.shape, "attn.dy_TD");
+  linear_.backward_input(ctx, w_.a_proj_XD, plain_rows(d.da_TX), dy_TD);
   if (dx_TD.data != dout_TD.data) cast(ctx, dout_TD, dx_TD);
   rms_norm_backward(ctx, {.x_TD = x_TD,
                           .w_D = w_.input_norm_D,
@@ -184,15 +272,18 @@ void Attention::backward_input(Context& ctx, const RowLayout& rows, const Tensor
                           .dw_D = g.input_norm_D});
 }
 
-void Attention::backward_weight(Context& ctx, const Saved& s, const AttentionParameters& g) const {
-  const auto weight_gradient = [&ctx](const TensorView& dy, const TensorView& x,
-                                      const TensorView& dw) {
-    gemm(ctx, {.layout = GemmLayout::kTn, .a = dy, .b = x, .c = dw, .accumulate = true});
-  };
-  weight_gradient(s.dout_TD, s.o_TP, g.o_DP);
-  weight_gradient(s.dkv_TZ, s.c_TC, g.kv_b_ZC);
-  if (compresses_query()) weight_gradient(s.dq_TY, s.cq_TQ, g.q_b_YQ);
-  weight_gradient(s.da_TX, s.y_TD, g.a_proj_XD);
+void Attention::backward_weight(Context& ctx, const Saved& s, const Deferred& d,
+                                const AttentionParameters& g) const {
+  Scratch::Mark mark(ctx.scratch());
+  const ScaledView o_TP =
+      keeps_e5m6() ? output_codes(ctx, s, d.dout_TD.dim(0)) : plain_rows(s.o_TP);
+  const Inputs& inputs = policy_.recompute ? d.inputs : s.inputs;
+  linear_.backward_weight(
+      ctx, {.dw = g.o_DP, .dy = plain_rows(d.dout_TD), .x = o_TP, .power_of_two_x = keeps_e5m6()});
+  linear_.backward_weight(ctx, {.dw = g.kv_b_ZC, .dy = plain_rows(d.dkv_TZ), .x = inputs.c_TC});
+  if (compresses_query())
+    linear_.backward_weight(ctx, {.dw = g.q_b_YQ, .dy = plain_rows(d.dq_TY), .x = inputs.cq_TQ});
+  linear_.backward_weight(ctx, {.dw = g.a_proj_XD, .dy = plain_rows(d.da_TX), .x = inputs.y_TD});
 }
 
 // ---- Inference
@@ -208,14 +299,19 @@ void Attention::forward_cached(Context& ctx, std::span<const CachedSequence> seq
   Scratch& scratch = ctx.scratch();
   Scratch::Mark mark(scratch);
 
+  // The latent projections are read in slices by head: their codes are not (the engine's business).
+  FATHOM_CHECK(!linear_.scaled(), "inference with a policy of FP8 products");
   Saved s;
-  s.y_TD = scratch.allocate(act, Shape{T, config_.hidden_size}, "attn.y_TD");
-  s.a_TX = scratch.allocate(act, Shape{T, latent_column() + C + R}, "attn.a_TX");
-  if (compresses_query())
-    s.cq_TQ = scratch.allocate(act, Shape{T, config_.q_lora_rank}, "attn.cq_TQ");
-  s.q_TY = scratch.allocate(act, Shape{T, query_width()}, "attn.q_TY");
-  s.c_TC = scratch.allocate(act, Shape{T, C}, "attn.c_TC");
-  project(ctx, rows, x_TD, s);
+  s.a_TX = scratch.allocate(act, Shape{T, first_width()}, "attn.a_TX");
+  Inputs inputs = allocate_inputs(scratch, T, /*up_projections=*/false);
+  inputs.q_TY = scratch.allocate(act, Shape{T, query_width()}, "attn.q_TY");
+  norm_input(ctx, x_TD, {}, inputs.y_TD);
+  linear_.forward(ctx, w_.a_proj_XD, inputs.y_TD, s.a_TX);
+  rope(ctx, {.x_THR = split_heads(s.a_TX.columns(latent_column() + C, R), 1),
+             .cos_sin_SR = rows.cos_sin_SR,
+             .positions_T = rows.positions_T});
+  norm_latents(ctx, s, inputs);
+  project_queries(ctx, rows, s, inputs);
   const TensorView kpe_TR = s.a_TX.columns(latent_column() + C, R);
 
   // The cache keeps the normed latent and the rotated key. Each new token is one query that sees
@@ -229,7 +325,7 @@ void Attention::forward_cached(Context& ctx, std::span<const CachedSequence> seq
   int64_t t = 0;
   for (const CachedSequence& sequence : sequences) {
     const TensorView fresh = sequence.cache_SX.rows(sequence.num_cached, sequence.num_new);
-    cast(ctx, s.c_TC.rows(t, sequence.num_new), fresh.columns(0, C));
+    cast(ctx, inputs.c_TC.codes.rows(t, sequence.num_new), fresh.columns(0, C));
     cast(ctx, kpe_TR.rows(t, sequence.num_new), fresh.columns(C, R));
     for (int64_t i = 0; i < sequence.num_new; ++i, ++t) {
       cache_of_token[t] = sequence.cache_SX;
@@ -242,27 +338,27 @@ void Attention::forward_cached(Context& ctx, std::span<const CachedSequence> seq
   TensorView ctx_TX = scratch.allocate(act, Shape{T, H * C}, "attn.ctx_TX");
   TensorView o_TP = scratch.allocate(act, Shape{T, H * P}, "attn.o_TP");
   for (int64_t h = 0; h < H; ++h) {
-    const TensorView w_uk_NC = w_.kv_b_ZC.rows(h * (N + P), N);
+    const TensorView w_uk_NC = w_.kv_b_ZC.w.rows(h * (N + P), N);
     gemm(ctx, {.layout = GemmLayout::kNn,
-               .a = s.q_TY.columns(h * (N + R), N),
+               .a = inputs.q_TY.columns(h * (N + R), N),
                .b = w_uk_NC,
                .c = q_latent_TX.columns(h * C, C)});
   }
   mla_decode(ctx, {.q_BHC = split_heads(q_latent_TX, H),
-                   .qpe_BHR = split_heads(s.q_TY, H).columns(N, R),
+                   .qpe_BHR = split_heads(inputs.q_TY, H).columns(N, R),
                    .cache_SX = cache_of_token,
                    .num_keys = num_keys,
                    .ctx_BHC = split_heads(ctx_TX, H),
                    .scale = config_.softmax_scale()});
   for (int64_t h = 0; h < H; ++h) {
-    const TensorView w_uv_PC = w_.kv_b_ZC.rows(h * (N + P) + N, P);
+    const TensorView w_uv_PC = w_.kv_b_ZC.w.rows(h * (N + P) + N, P);
     gemm(ctx, {.layout = GemmLayout::kNt,
                .a = ctx_TX.columns(h * C, C),
                .b = w_uv_PC,
                .c = o_TP.columns(h * P, P)});
   }
   if (out_TD.data != x_TD.data) cast(ctx, x_TD, out_TD);
-  gemm(ctx, {.layout = GemmLayout::kNt, .a = o_TP, .b = w_.o_DP, .c = out_TD, .accumulate = true});
+  linear_.forward(ctx, w_.o_DP, plain_rows(o_TP), out_TD, /*accumulate=*/true);
 }
 
 }  // namespace fathom

@@ -11,6 +11,7 @@
 
 #include "core/arena.h"
 #include "model/config.h"
+#include "model/linear.h"
 #include "model/parameters.h"
 #include "model/policy.h"
 #include "model/rows.h"
@@ -21,12 +22,12 @@ namespace fathom {
 // Views over one ParameterSet: the weights, or their gradients.
 struct AttentionParameters {
   TensorView input_norm_D;
-  TensorView a_proj_XD;  // [q_a | kv_a]: X = Q + C + R, or [q | kv_a] without query compression
+  LinearView a_proj_XD;  // [q_a | kv_a]: X = Q + C + R, or [q | kv_a] without query compression
   TensorView q_norm_Q;   // empty without query compression
-  TensorView q_b_YQ;     // Y = H (N + R); empty without query compression
+  LinearView q_b_YQ;     // Y = H (N + R); empty without query compression
   TensorView kv_norm_C;
-  TensorView kv_b_ZC;  // Z = H (N + P), per head N key rows, then P value rows
-  TensorView o_DP;     // [D, H P]
+  LinearView kv_b_ZC;  // Z = H (N + P), per head N key rows, then P value rows
+  LinearView o_DP;     // [D, H P]
 
   static AttentionParameters of(const ParameterSet& set, const ModelConfig& config,
                                 int64_t layer_idx);
@@ -43,36 +44,62 @@ class Attention {
  public:
   Attention(const ModelConfig& config, const Policy& policy, const AttentionParameters& weights);
 
-  struct Saved {
-    TensorView rstd_T, y_TD;     // input norm
-    TensorView a_TX;             // first projections; the rope key in it is rotated in place
-    TensorView q_rstd_T, cq_TQ;  // query latent after its norm
-    TensorView q_TY;             // queries, rotated
-    TensorView kv_rstd_T, c_TC;  // latent after its norm
-    TensorView kv_TZ;
-    TensorView o_TP, lse_TH;
-    // Left by backward_input for backward_weight.
-    TensorView dout_TD, dq_TY, dkv_TZ, da_TX;
+  // What the projections read and the up-projections give: kept from forward to backward, or
+  // computed again there. Inputs are codes under an FP8 policy.
+  struct Inputs {
+    ScaledView y_TD;         // after the input norm
+    ScaledView cq_TQ, c_TC;  // query latent and latent, after their norms
+    TensorView q_TY;         // queries, rotated
+    TensorView kv_TZ;        // keys and values
 
     template <typename F>
     void visit_tensors(F&& f) {
-      for (TensorView* view : {&rstd_T, &y_TD, &a_TX, &q_rstd_T, &cq_TQ, &q_TY, &kv_rstd_T, &c_TC,
-                               &kv_TZ, &o_TP, &lse_TH, &dout_TD, &dq_TY, &dkv_TZ, &da_TX}) {
+      for (ScaledView* view : {&y_TD, &cq_TQ, &c_TC}) visit_rows(*view, f);
+      f(q_TY);
+      f(kv_TZ);
+    }
+  };
+  // What forward keeps for the backward pass.
+  struct Saved {
+    TensorView rstd_T, q_rstd_T, kv_rstd_T;  // of the three norms
+    TensorView a_TX;  // first projections; the rope key in it is rotated in place
+    TensorView lse_TH;
+    TensorView o_TP;  // attention output; or, where the policy keeps it in E5M6:
+    TensorView o_bytes_TX, o_scales_TX;
+    Inputs inputs;  // empty where the policy recomputes them
+
+    template <typename F>
+    void visit_tensors(F&& f) {
+      for (TensorView* view :
+           {&rstd_T, &q_rstd_T, &kv_rstd_T, &a_TX, &lse_TH, &o_TP, &o_bytes_TX, &o_scales_TX})
         f(*view);
-      }
+      inputs.visit_tensors(f);
+    }
+  };
+  // What backward_input leaves for backward_weight. Blocks whose weight gradients follow at once
+  // can share one.
+  struct Deferred {
+    TensorView dout_TD, dq_TY, dkv_TZ, da_TX;
+    Inputs inputs;  // of recomputation; q and kv are not needed any more
+
+    template <typename F>
+    void visit_tensors(F&& f) {
+      for (TensorView* view : {&dout_TD, &dq_TY, &dkv_TZ, &da_TX}) f(*view);
+      inputs.visit_tensors(f);
     }
   };
   Saved allocate_saved(Arena& arena, int64_t max_tokens) const;
+  Deferred allocate_deferred(Arena& arena, int64_t max_tokens) const;
 
   // out = x + branch(x); all [T, D] in the residual dtype.
   void forward(Context& ctx, const RowLayout& rows, const TensorView& x_TD, const Saved& saved,
                const TensorView& out_TD) const;
   // dx = dout + d(branch)/dx; adds to the gradients of the norms.
   void backward_input(Context& ctx, const RowLayout& rows, const TensorView& x_TD,
-                      const Saved& saved, const TensorView& dout_TD,
+                      const Saved& saved, const Deferred& deferred, const TensorView& dout_TD,
                       const AttentionParameters& gradients, const TensorView& dx_TD) const;
   // Adds to the gradients of the projections.
-  void backward_weight(Context& ctx, const Saved& saved,
+  void backward_weight(Context& ctx, const Saved& saved, const Deferred& deferred,
                        const AttentionParameters& gradients) const;
 
   // Inference: appends the new tokens' latents to each sequence's cache and attends over it.
@@ -82,15 +109,34 @@ class Attention {
                       const TensorView& out_TD) const;
 
  private:
-  void project(Context& ctx, const RowLayout& rows, const TensorView& x_TD,
-               const Saved& saved) const;
+  template <typename Memory>
+  Inputs allocate_inputs(Memory& memory, int64_t num_tokens, bool up_projections) const;
+  // Input norm, as the first projections read it.
+  void norm_input(Context& ctx, const TensorView& x_TD, const TensorView& rstd_T,
+                  const ScaledView& y_TD) const;
+  // The latents' norms, from a_TX, as the up-projections read them.
+  void norm_latents(Context& ctx, const Saved& saved, const Inputs& inputs) const;
+  // Queries, rotated.
+  void project_queries(Context& ctx, const RowLayout& rows, const Saved& saved,
+                       const Inputs& inputs) const;
+  void norm(Context& ctx, const TensorView& x, const TensorView& w, double eps,
+            const TensorView& rstd_T, const ScaledView& y) const;
+  void keep_output(Context& ctx, const TensorView& o_TP, const Saved& saved) const;
+  // E5M6 codes of the attention output, from scratch.
+  ScaledView output_codes(Context& ctx, const Saved& saved, int64_t num_tokens) const;
   int64_t query_width() const { return heads_ * config_.qk_head_dim(); }
   bool compresses_query() const { return config_.q_lora_rank > 0; }
+  bool keeps_e5m6() const { return policy_.fp8.enabled && policy_.fp8.attention_output_e5m6; }
+  // Width of the first projections.
+  int64_t first_width() const {
+    return latent_column() + config_.kv_lora_rank + config_.qk_rope_head_dim;
+  }
   // Where the latent starts in a_TX.
   int64_t latent_column() const { return compresses_query() ? config_.q_lora_rank : query_width(); }
 
   ModelConfig config_;
   Policy policy_;
+  LinearMath linear_;
   AttentionParameters w_;
   int64_t heads_;
 };

@@ -33,22 +33,39 @@ Block::Saved Block::allocate_saved(Arena& arena, int64_t max_tokens) const {
   s.attention = attention_.allocate_saved(arena, max_tokens);
   s.h_TD = arena.allocate(policy_.residual, wide, "block.h_TD");
   s.z_rstd_T = arena.allocate(policy_.small, Shape{max_tokens}, "block.z_rstd_T");
-  s.z_TD = arena.allocate(policy_.activations, wide, "block.z_TD");
+  if (!policy_.recompute) s.z_TD = arena.allocate(policy_.activations, wide, "block.z_TD");
   if (is_moe_) {
     s.moe = moe_.allocate_saved(arena, max_tokens);
   } else {
     s.dense = dense_.allocate_saved(arena, max_tokens);
-    s.dout_TD = arena.allocate(policy_.activations, wide, "block.dout_TD");
   }
   return s;
+}
+
+Block::Deferred Block::allocate_deferred(Arena& arena, int64_t max_tokens) const {
+  const Shape wide{max_tokens, config_.hidden_size};
+  Deferred d;
+  d.attention = attention_.allocate_deferred(arena, max_tokens);
+  if (policy_.recompute) d.z_TD = arena.allocate(policy_.activations, wide, "block.z_TD");
+  if (is_moe_) {
+    d.moe = moe_.allocate_deferred(arena, max_tokens);
+  } else {
+    d.dense = dense_.allocate_deferred(arena, max_tokens);
+    d.dout_TD = arena.allocate(policy_.activations, wide, "block.dout_TD");
+  }
+  return d;
+}
+
+static void narrow_all(std::initializer_list<TensorView*> views, int64_t num_tokens) {
+  for (TensorView* view : views) {
+    if (!view->empty()) *view = view->rows(0, num_tokens);
+  }
 }
 
 Block::Saved Block::narrow(const Saved& saved, int64_t num_tokens) const {
   Saved s = saved;
   s.attention = first_rows(s.attention, num_tokens);
-  for (TensorView* view : {&s.h_TD, &s.z_rstd_T, &s.z_TD, &s.dout_TD}) {
-    if (!view->empty()) *view = view->rows(0, num_tokens);
-  }
+  narrow_all({&s.h_TD, &s.z_rstd_T, &s.z_TD}, num_tokens);
   if (is_moe_) {
     s.moe = moe_.narrow(s.moe, num_tokens);
   } else {
@@ -57,61 +74,83 @@ Block::Saved Block::narrow(const Saved& saved, int64_t num_tokens) const {
   return s;
 }
 
-void Block::attention_forward(Context& ctx, const RowLayout& rows, const TensorView& x_TD,
-                              const Saved& s) const {
-  attention_.forward(ctx, rows, x_TD, s.attention, s.h_TD);
-  ctx.observe("attention", layer_idx_, s.h_TD);
+Block::Deferred Block::narrow(const Deferred& deferred, int64_t num_tokens) const {
+  Deferred d = deferred;
+  d.attention = first_rows(d.attention, num_tokens);
+  narrow_all({&d.z_TD, &d.dout_TD}, num_tokens);
+  if (is_moe_) {
+    d.moe = moe_.narrow(d.moe, num_tokens);
+  } else {
+    d.dense = first_rows(d.dense, num_tokens);
+  }
+  return d;
+}
+
+void Block::norm_ffn_input(Context& ctx, const Saved& s, const TensorView& z_TD) const {
   rms_norm_forward(ctx, {.x_TD = s.h_TD,
                          .w_D = w_.ffn_norm_D,
                          .eps = config_.rms_norm_eps,
-                         .y_TD = s.z_TD,
+                         .y_TD = z_TD,
                          .rstd_T = s.z_rstd_T});
-  if (is_moe_) moe_.route(ctx, s.z_TD, s.moe);
 }
 
-void Block::dispatch_forward(Context& ctx, const Saved& s) const {
-  if (is_moe_) moe_.dispatch(ctx, s.z_TD, s.moe);
+void Block::attention_forward(Context& ctx, const RowLayout& rows, const TensorView& x_TD,
+                              const Saved& s, const Deferred& d) const {
+  attention_.forward(ctx, rows, x_TD, s.attention, s.h_TD);
+  ctx.observe("attention", layer_idx_, s.h_TD);
+  norm_ffn_input(ctx, s, z(s, d));
+  if (is_moe_) moe_.route(ctx, z(s, d), s.moe);
 }
 
-void Block::experts_forward(Context& ctx, const Saved& s, const TensorView& out_TD) const {
+void Block::dispatch_forward(Context& ctx, const Saved& s, const Deferred& d) const {
+  if (is_moe_) moe_.dispatch(ctx, z(s, d), s.moe);
+}
+
+void Block::experts_forward(Context& ctx, const Saved& s, const Deferred& d,
+                            const TensorView& out_TD) const {
   cast(ctx, s.h_TD, out_TD);
   if (is_moe_) {
-    moe_.experts(ctx, s.z_TD, s.moe, out_TD);
+    moe_.experts(ctx, z(s, d), s.moe, d.moe, out_TD);
   } else {
-    dense_.forward(ctx, s.z_TD, s.dense, out_TD);
+    dense_.forward(ctx, z(s, d), s.dense, out_TD);
   }
 }
 
-void Block::combine_forward(Context& ctx, const Saved& s, const TensorView& out_TD) const {
-  if (is_moe_) moe_.combine(ctx, s.moe, out_TD);
+void Block::combine_forward(Context& ctx, const Saved& s, const Deferred& d,
+                            const TensorView& out_TD) const {
+  if (is_moe_) moe_.combine(ctx, s.moe, d.moe, out_TD);
   ctx.observe("block", layer_idx_, out_TD);
 }
 
-void Block::combine_backward(Context& ctx, const Saved& s, const TensorView& dout_TD) const {
+void Block::combine_backward(Context& ctx, const Saved& s, const Deferred& d,
+                             const TensorView& dout_TD) const {
+  if (policy_.recompute) norm_ffn_input(ctx, s, d.z_TD);
   if (is_moe_) {
-    moe_.combine_backward(ctx, s.moe, dout_TD);
+    moe_.combine_backward(ctx, s.moe, d.moe, dout_TD);
   } else {
-    cast(ctx, dout_TD, s.dout_TD);
+    cast(ctx, dout_TD, d.dout_TD);
   }
 }
 
-void Block::experts_backward_input(Context& ctx, const Saved& s, const TensorView& dz_TD) const {
+void Block::experts_backward_input(Context& ctx, const Saved& s, const Deferred& d,
+                                   const TensorView& dz_TD) const {
   if (is_moe_) {
-    moe_.experts_backward_input(ctx, s.moe);
+    moe_.experts_backward_input(ctx, s.moe, d.moe);
   } else {
-    dense_.backward_input(ctx, s.dense, s.dout_TD, dz_TD, /*accumulate=*/false);
+    dense_.backward_input(ctx, s.dense, d.dense, d.dout_TD, dz_TD, /*accumulate=*/false);
   }
 }
 
-void Block::dispatch_backward(Context& ctx, const Saved& s, const TensorView& dz_TD) const {
-  if (is_moe_) moe_.dispatch_backward(ctx, s.moe, dz_TD);
+void Block::dispatch_backward(Context& ctx, const Saved& s, const Deferred& d,
+                              const TensorView& dz_TD) const {
+  if (is_moe_) moe_.dispatch_backward(ctx, s.moe, d.moe, dz_TD);
 }
 
 void Block::attention_backward_input(Context& ctx, const RowLayout& rows, const TensorView& x_TD,
-                                     const Saved& s, const BalanceTerm& balance,
+                                     const Saved& s, const Deferred& d, const BalanceTerm& balance,
                                      const TensorView& dz_TD, const TensorView& dout_TD,
                                      const BlockParameters& g, const TensorView& dx_TD) const {
-  if (is_moe_) moe_.route_backward(ctx, s.z_TD, s.moe, balance, g.moe, dz_TD);
+  if (is_moe_) moe_.route_backward(ctx, z(s, d), s.moe, d.moe, balance, g.moe, dz_TD);
   // dh = dout + d(norm): the residual path goes around the FFN.
   if (dx_TD.data != dout_TD.data) cast(ctx, dout_TD, dx_TD);
   rms_norm_backward(ctx, {.x_TD = s.h_TD,
@@ -121,44 +160,47 @@ void Block::attention_backward_input(Context& ctx, const RowLayout& rows, const 
                           .dx_TD = dx_TD,
                           .accumulate_dx = true,
                           .dw_D = g.ffn_norm_D});
-  attention_.backward_input(ctx, rows, x_TD, s.attention, dx_TD, g.attention, dx_TD);
+  attention_.backward_input(ctx, rows, x_TD, s.attention, d.attention, dx_TD, g.attention, dx_TD);
 }
 
-void Block::experts_backward_weight(Context& ctx, const Saved& s, const BlockParameters& g) const {
+void Block::experts_backward_weight(Context& ctx, const Saved& s, const Deferred& d,
+                                    const BlockParameters& g) const {
   if (is_moe_) {
-    moe_.experts_backward_weight(ctx, s.z_TD, s.moe, g.moe);
+    moe_.experts_backward_weight(ctx, z(s, d), s.moe, d.moe, g.moe);
   } else {
-    dense_.backward_weight(ctx, s.z_TD, s.dense, s.dout_TD, g.dense);
+    dense_.backward_weight(ctx, z(s, d), s.dense, d.dense, d.dout_TD, g.dense);
   }
 }
 
-void Block::attention_backward_weight(Context& ctx, const Saved& s,
+void Block::attention_backward_weight(Context& ctx, const Saved& s, const Deferred& d,
                                       const BlockParameters& g) const {
-  attention_.backward_weight(ctx, s.attention, g.attention);
+  attention_.backward_weight(ctx, s.attention, d.attention, g.attention);
 }
 
 void Block::forward(Context& ctx, const RowLayout& rows, const TensorView& x_TD, const Saved& s,
-                    const TensorView& out_TD) const {
-  attention_forward(ctx, rows, x_TD, s);
-  dispatch_forward(ctx, s);
-  experts_forward(ctx, s, out_TD);
-  combine_forward(ctx, s, out_TD);
+                    const Deferred& d, const TensorView& out_TD) const {
+  attention_forward(ctx, rows, x_TD, s, d);
+  dispatch_forward(ctx, s, d);
+  experts_forward(ctx, s, d, out_TD);
+  combine_forward(ctx, s, d, out_TD);
 }
 
 void Block::backward_input(Context& ctx, const RowLayout& rows, const TensorView& x_TD,
-                           const Saved& s, const BalanceTerm& balance, const TensorView& dout_TD,
-                           const BlockParameters& g, const TensorView& dx_TD) const {
+                           const Saved& s, const Deferred& d, const BalanceTerm& balance,
+                           const TensorView& dout_TD, const BlockParameters& g,
+                           const TensorView& dx_TD) const {
   Scratch::Mark mark(ctx.scratch());
-  TensorView dz_TD = ctx.scratch().allocate(policy_.residual, s.z_TD.shape, "block.dz_TD");
-  combine_backward(ctx, s, dout_TD);
-  experts_backward_input(ctx, s, dz_TD);
-  dispatch_backward(ctx, s, dz_TD);
-  attention_backward_input(ctx, rows, x_TD, s, balance, dz_TD, dout_TD, g, dx_TD);
+  TensorView dz_TD = ctx.scratch().allocate(policy_.residual, s.h_TD.shape, "block.dz_TD");
+  combine_backward(ctx, s, d, dout_TD);
+  experts_backward_input(ctx, s, d, dz_TD);
+  dispatch_backward(ctx, s, d, dz_TD);
+  attention_backward_input(ctx, rows, x_TD, s, d, balance, dz_TD, dout_TD, g, dx_TD);
 }
 
-void Block::backward_weight(Context& ctx, const Saved& s, const BlockParameters& g) const {
-  experts_backward_weight(ctx, s, g);
-  attention_backward_weight(ctx, s, g);
+void Block::backward_weight(Context& ctx, const Saved& s, const Deferred& d,
+                            const BlockParameters& g) const {
+  experts_backward_weight(ctx, s, d, g);
+  attention_backward_weight(ctx, s, d, g);
 }
 
 void Block::forward_cached(Context& ctx, std::span<const CachedSequence> sequences,
@@ -175,11 +217,12 @@ void Block::forward_cached(Context& ctx, std::span<const CachedSequence> sequenc
     dense_.forward(ctx, z_TD, dense_.allocate_saved(scratch, T), x_TD);
     return;
   }
-  const Moe::Saved s = moe_.allocate_temporary(scratch, T);
+  Moe::Deferred d;
+  const Moe::Saved s = moe_.allocate_temporary(scratch, T, d);
   moe_.route(ctx, z_TD, s);
   moe_.dispatch(ctx, z_TD, s);
-  moe_.experts(ctx, z_TD, s, x_TD);
-  moe_.combine(ctx, s, x_TD);
+  moe_.experts(ctx, z_TD, s, d, x_TD);
+  moe_.combine(ctx, s, d, x_TD);
   if (expert_counts != nullptr) moe_.count_experts(s, expert_counts);
 }
 

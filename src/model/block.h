@@ -25,47 +25,67 @@ class Block {
   Block(const ModelConfig& config, const Policy& policy, int64_t layer_idx,
         const BlockParameters& weights, const TokenExchange& exchange = local_token_exchange());
 
+  // What forward keeps for the backward pass.
   struct Saved {
     Attention::Saved attention;
-    TensorView h_TD;            // the residual stream between attention and FFN
-    TensorView z_rstd_T, z_TD;  // FFN norm
+    TensorView h_TD;      // the residual stream between attention and FFN
+    TensorView z_rstd_T;  // FFN norm
+    TensorView z_TD;      // its output; empty where the policy recomputes it
     FeedForward::Saved dense;
-    TensorView dout_TD;  // dense layers: act copy of the output's gradient
     Moe::Saved moe;
   };
+  // What lies between two parts of one pass, and what backward_input leaves for backward_weight.
+  // Blocks of one kind that run one after the other can share one.
+  struct Deferred {
+    Attention::Deferred attention;
+    TensorView z_TD;  // of recomputation, in either pass
+    FeedForward::Deferred dense;
+    TensorView dout_TD;  // dense layers: act copy of the output's gradient
+    Moe::Deferred moe;
+  };
   Saved allocate_saved(Arena& arena, int64_t max_tokens) const;
+  Deferred allocate_deferred(Arena& arena, int64_t max_tokens) const;
   Saved narrow(const Saved& saved, int64_t num_tokens) const;
+  Deferred narrow(const Deferred& deferred, int64_t num_tokens) const;
 
   bool is_moe() const { return is_moe_; }
   int64_t layer_idx() const { return layer_idx_; }
 
   // x and out: [T, D] in the residual dtype, distinct.
   void attention_forward(Context& ctx, const RowLayout& rows, const TensorView& x_TD,
-                         const Saved& saved) const;
-  void dispatch_forward(Context& ctx, const Saved& saved) const;
-  void experts_forward(Context& ctx, const Saved& saved, const TensorView& out_TD) const;
-  void combine_forward(Context& ctx, const Saved& saved, const TensorView& out_TD) const;
+                         const Saved& saved, const Deferred& deferred) const;
+  void dispatch_forward(Context& ctx, const Saved& saved, const Deferred& deferred) const;
+  void experts_forward(Context& ctx, const Saved& saved, const Deferred& deferred,
+                       const TensorView& out_TD) const;
+  void combine_forward(Context& ctx, const Saved& saved, const Deferred& deferred,
+                       const TensorView& out_TD) const;
 
-  void combine_backward(Context& ctx, const Saved& saved, const TensorView& dout_TD) const;
-  void experts_backward_input(Context& ctx, const Saved& saved, const TensorView& dz_TD) const;
-  void dispatch_backward(Context& ctx, const Saved& saved, const TensorView& dz_TD) const;
+  void combine_backward(Context& ctx, const Saved& saved, const Deferred& deferred,
+                        const TensorView& dout_TD) const;
+  void experts_backward_input(Context& ctx, const Saved& saved, const Deferred& deferred,
+                              const TensorView& dz_TD) const;
+  void dispatch_backward(Context& ctx, const Saved& saved, const Deferred& deferred,
+                         const TensorView& dz_TD) const;
   // dx may be dout.
   void attention_backward_input(Context& ctx, const RowLayout& rows, const TensorView& x_TD,
-                                const Saved& saved, const BalanceTerm& balance,
-                                const TensorView& dz_TD, const TensorView& dout_TD,
-                                const BlockParameters& gradients, const TensorView& dx_TD) const;
+                                const Saved& saved, const Deferred& deferred,
+                                const BalanceTerm& balance, const TensorView& dz_TD,
+                                const TensorView& dout_TD, const BlockParameters& gradients,
+                                const TensorView& dx_TD) const;
 
-  void experts_backward_weight(Context& ctx, const Saved& saved,
+  void experts_backward_weight(Context& ctx, const Saved& saved, const Deferred& deferred,
                                const BlockParameters& gradients) const;
-  void attention_backward_weight(Context& ctx, const Saved& saved,
+  void attention_backward_weight(Context& ctx, const Saved& saved, const Deferred& deferred,
                                  const BlockParameters& gradients) const;
 
   void forward(Context& ctx, const RowLayout& rows, const TensorView& x_TD, const Saved& saved,
-               const TensorView& out_TD) const;
+               const Deferred& deferred, const TensorView& out_TD) const;
   void backward_input(Context& ctx, const RowLayout& rows, const TensorView& x_TD,
-                      const Saved& saved, const BalanceTerm& balance, const TensorView& dout_TD,
-                      const BlockParameters& gradients, const TensorView& dx_TD) const;
-  void backward_weight(Context& ctx, const Saved& saved, const BlockParameters& gradients) const;
+                      const Saved& saved, const Deferred& deferred, const BalanceTerm& balance,
+                      const TensorView& dout_TD, const BlockParameters& gradients,
+                      const TensorView& dx_TD) const;
+  void backward_weight(Context& ctx, const Saved& saved, const Deferred& deferred,
+                       const BlockParameters& gradients) const;
 
   // Inference; x in place. expert_counts: += rows of each expert; may be null.
   void forward_cached(Context& ctx, std::span<const CachedSequence> sequences,
@@ -74,6 +94,10 @@ class Block {
   const Moe& moe() const { return moe_; }  // of an MoE layer
 
  private:
+  void norm_ffn_input(Context& ctx, const Saved& saved, const TensorView& z_TD) const;
+  const TensorView& z(const Saved& s, const Deferred& d) const {
+    return policy_.recompute ? d.z_TD : s.z_TD;
+  }
   ModelConfig config_;
   Policy policy_;
   int64_t layer_idx_;

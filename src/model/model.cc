@@ -177,7 +177,11 @@ void copy_parameters(Context& ctx, const ParameterSet& from, ParameterSet& to) {
   FATHOM_CHECK_EQ(from.size(), to.size());
   for (int64_t i = 0; i < from.size(); ++i) {
     FATHOM_CHECK_EQ(from.spec(i).name, to.spec(i).name);
-    cast(ctx, from.view(i), to.view(i));
+    if (to.is_scaled(i)) {
+      quantize(ctx, {.x = plain_rows(from.view(i)), .y = to.scaled(i)});
+    } else {
+      cast(ctx, from.view(i), to.view(i));
+    }
   }
 }
 

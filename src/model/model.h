@@ -81,7 +81,8 @@ std::string head_name(const ModelConfig& config);
 // the router bias 0. A draw depends on (seed, parameter index, element) alone. Any dtype.
 void initialize_parameters(const ModelConfig& config, uint64_t seed, ParameterSet& parameters);
 
-// Copies every parameter, converting dtypes (master to compute copy).
+// Copies every parameter, converting dtypes and quantising where `to` has scales (master to compute
+// copy).
 void copy_parameters(Context& ctx, const ParameterSet& from, ParameterSet& to);
 
 }  // namespace fathom

@@ -8,8 +8,8 @@ MoeParameters MoeParameters::of(const ParameterSet& set, const ModelConfig& conf
   MoeParameters p;
   p.router_ED = set[prefix + "gate.weight"];
   if (config.has_router_bias()) p.router_bias_E = set[prefix + "gate.e_score_correction_bias"];
-  p.w1_EXD = set.stacked(prefix + "experts.0.gate_proj.weight", 2 * E, E);
-  p.w2_EDF = set.stacked(prefix + "experts.0.down_proj.weight", E, E);
+  p.w1_EXD = set.linear(prefix + "experts.0.gate_proj.weight", 2 * E, E);
+  p.w2_EDF = set.linear(prefix + "experts.0.down_proj.weight", E, E);
   if (config.n_shared_experts > 0)
     p.shared = FeedForwardParameters::of(set, prefix + "shared_experts.");
   return p;
@@ -19,6 +19,8 @@ Moe::Moe(const ModelConfig& config, const Policy& policy, const MoeParameters& w
          const TokenExchange& exchange)
     : config_(config),
       policy_(policy),
+      linear_(policy),
+      swiglu_(policy),
       w_(weights),
       shared_(policy, weights.shared),
       exchange_(&exchange) {}
@@ -37,39 +39,61 @@ Moe::Saved Moe::allocate_forward(Memory& memory, int64_t num_tokens) const {
   s.routed.token_U = memory.allocate(DType::kI32, Shape{U}, "moe.token_U");
   s.routed.offsets = memory.allocate(DType::kI64, Shape{E + 1}, "moe.offsets");
   s.row_scale_U = memory.allocate(small, Shape{U}, "moe.row_scale_U");
-  s.x_UD = memory.allocate(act, Shape{U, D}, "moe.x_UD");
-  s.gate_up_UX = memory.allocate(act, Shape{U, 2 * F}, "moe.gate_up_UX");
-  s.h_UF = memory.allocate(act, Shape{U, F}, "moe.h_UF");
-  s.y_UD = memory.allocate(act, Shape{U, D}, "moe.y_UD");
+  s.x_UD = linear_.scaled() ? linear_.allocate_input(memory, U, D, "moe.x_UD")
+                            : plain_rows(memory.allocate(act, Shape{U, D}, "moe.x_UD"));
+  s.swiglu = swiglu_.allocate_saved(memory, U, F);
   if (has_shared()) s.shared = shared_.allocate_saved(memory, T);
   return s;
 }
 
-Moe::Saved Moe::allocate_temporary(Scratch& scratch, int64_t num_tokens) const {
+Moe::Saved Moe::allocate_temporary(Scratch& scratch, int64_t num_tokens, Deferred& d) const {
+  d.y_UD = scratch.allocate(policy_.activations,
+                            Shape{num_tokens * config_.num_experts_per_tok, config_.hidden_size},
+                            "moe.y_UD");
   return allocate_forward(scratch, num_tokens);
 }
 
 Moe::Saved Moe::allocate_saved(Arena& arena, int64_t max_tokens) const {
+  return allocate_forward(arena, max_tokens);
+}
+
+Moe::Deferred Moe::allocate_deferred(Arena& arena, int64_t max_tokens) const {
   const int64_t T = max_tokens, U = T * config_.num_experts_per_tok, D = config_.hidden_size;
-  Saved s = allocate_forward(arena, max_tokens);
-  s.drow_scale_U = arena.allocate(policy_.small, Shape{U}, "moe.drow_scale_U");
-  s.dx_UD = arena.allocate(policy_.activations, Shape{U, D}, "moe.dx_UD");
-  s.dout_TD = arena.allocate(policy_.activations, Shape{T, D}, "moe.dout_TD");
-  return s;
+  const DType act = policy_.activations;
+  Deferred d;
+  d.y_UD = arena.allocate(act, Shape{U, D}, "moe.y_UD");
+  d.dy_UD = linear_.scaled() ? linear_.allocate_gradient(arena, U, D, "moe.dy_UD")
+                             : plain_rows(arena.allocate(act, Shape{U, D}, "moe.dy_UD"));
+  d.dx_UD = arena.allocate(act, Shape{U, D}, "moe.dx_UD");
+  d.drow_scale_U = arena.allocate(policy_.small, Shape{U}, "moe.drow_scale_U");
+  d.swiglu = swiglu_.allocate_deferred(arena, U, config_.moe_intermediate_size);
+  if (has_shared()) d.shared = shared_.allocate_deferred(arena, T);
+  d.dout_TD = arena.allocate(act, Shape{T, D}, "moe.dout_TD");
+  return d;
 }
 
 Moe::Saved Moe::narrow(const Saved& saved, int64_t num_tokens) const {
   Saved s = saved;
-  for (TensorView* view :
-       {&s.scores_TE, &s.weight_TA, &s.routed.idx_TA, &s.routed.position_TA, &s.dout_TD}) {
+  for (TensorView* view : {&s.scores_TE, &s.weight_TA, &s.routed.idx_TA, &s.routed.position_TA}) {
     *view = view->rows(0, num_tokens);
   }
-  for (TensorView* view : {&s.routed.token_U, &s.row_scale_U, &s.drow_scale_U, &s.x_UD,
-                           &s.gate_up_UX, &s.h_UF, &s.y_UD, &s.dx_UD}) {
-    *view = view->rows(0, num_tokens * config_.num_experts_per_tok);
-  }
+  const int64_t num_rows = num_tokens * config_.num_experts_per_tok;
+  for (TensorView* view : {&s.routed.token_U, &s.row_scale_U}) *view = view->rows(0, num_rows);
+  s.x_UD = first_rows(s.x_UD, num_rows);
+  s.swiglu = first_rows(s.swiglu, num_rows);
   s.shared = first_rows(s.shared, num_tokens);
   return s;
+}
+
+Moe::Deferred Moe::narrow(const Deferred& deferred, int64_t num_tokens) const {
+  Deferred d = deferred;
+  const int64_t num_rows = num_tokens * config_.num_experts_per_tok;
+  for (TensorView* view : {&d.y_UD, &d.dx_UD, &d.drow_scale_U}) *view = view->rows(0, num_rows);
+  d.dy_UD = first_rows(d.dy_UD, num_rows);
+  d.swiglu = first_rows(d.swiglu, num_rows);
+  d.shared = first_rows(d.shared, num_tokens);
+  d.dout_TD = d.dout_TD.rows(0, num_tokens);
+  return d;
 }
 
 // The router is computed in the small dtype (fp32): V3's own BF16 logits make near-ties fall
@@ -101,76 +125,82 @@ void Moe::route(Context& ctx, const TensorView& z_TD, const Saved& s) const {
   exchange_->plan(ctx, s.routed);
 }
 
+void Moe::dispatch_rows(Context& ctx, const TensorView& x_TD, DType code, const Saved& s,
+                        const ScaledView& x_UD) const {
+  if (!linear_.scaled()) return exchange_->dispatch(ctx, x_TD, s.routed, x_UD.codes);
+  Scratch::Mark mark(ctx.scratch());
+  const ScaledView codes = allocate_codes(ctx.scratch(), code, policy_.fp8.activations, x_TD.dim(0),
+                                          x_TD.dim(1), "moe.dispatched_TD");
+  quantize(ctx,
+           {.x = plain_rows(x_TD), .y = codes, .power_of_two = policy_.fp8.dispatch_power_of_two});
+  exchange_->dispatch(ctx, codes.codes, s.routed, x_UD.codes);
+  if (codes.grain == ScaleGrain::kRow) {
+    exchange_->dispatch(ctx, codes.scales, s.routed, x_UD.scales);
+  } else {
+    cast(ctx, codes.scales, x_UD.scales);  // one for all
+  }
+}
+
 void Moe::dispatch(Context& ctx, const TensorView& z_TD, const Saved& s) const {
-  exchange_->dispatch(ctx, z_TD, s.routed, s.x_UD);
+  dispatch_rows(ctx, z_TD, policy_.fp8.forward_codes, s, s.x_UD);
   exchange_->dispatch_values(ctx, s.weight_TA, s.routed, s.row_scale_U);
 }
 
-void Moe::experts(Context& ctx, const TensorView& z_TD, const Saved& s,
+void Moe::experts(Context& ctx, const TensorView& z_TD, const Saved& s, const Deferred& d,
                   const TensorView& out_TD) const {
-  const int64_t* offsets = s.routed.offsets.as<int64_t>();
-  const int64_t E = config_.n_routed_experts;
-  grouped_gemm(ctx, {.layout = GemmLayout::kNt,
-                     .a = s.x_UD,
-                     .b = w_.w1_EXD,
-                     .c = s.gate_up_UX,
-                     .offsets = offsets,
-                     .num_experts = E});
-  swiglu_forward(ctx, {.gate_up_TX = s.gate_up_UX, .row_scale_T = s.row_scale_U, .h_TF = s.h_UF});
-  grouped_gemm(ctx, {.layout = GemmLayout::kNt,
-                     .a = s.h_UF,
-                     .b = w_.w2_EDF,
-                     .c = s.y_UD,
-                     .offsets = offsets,
-                     .num_experts = E});
+  {
+    Scratch& scratch = ctx.scratch();
+    Scratch::Mark mark(scratch);
+    const int64_t U = s.x_UD.codes.dim(0), F = config_.moe_intermediate_size;
+    const TensorView gate_up_UX = swiglu_.gate_up(ctx, s.swiglu);
+    linear_.forward(ctx, w_.w1_EXD, s.x_UD, gate_up_UX, /*accumulate=*/false, expert_rows(s));
+    const TensorView h_UF = s.swiglu.h_TF.empty()
+                                ? scratch.allocate(policy_.activations, Shape{U, F}, "moe.h_UF")
+                                : s.swiglu.h_TF;
+    swiglu_.forward(ctx, gate_up_UX, s.row_scale_U, s.swiglu, h_UF);
+    ScaledView h_codes;
+    if (linear_.scaled()) h_codes = linear_.allocate_input(scratch, U, F, "moe.h_codes");
+    linear_.forward(ctx, w_.w2_EDF, linear_.input(ctx, h_UF, h_codes), d.y_UD,
+                    /*accumulate=*/false, expert_rows(s));
+  }
   if (has_shared()) shared_.forward(ctx, z_TD, s.shared, out_TD);
 }
 
-void Moe::combine(Context& ctx, const Saved& s, const TensorView& out_TD) const {
-  exchange_->combine(ctx, s.y_UD, s.routed, out_TD, /*accumulate=*/true);
+void Moe::combine(Context& ctx, const Saved& s, const Deferred& d, const TensorView& out_TD) const {
+  exchange_->combine(ctx, d.y_UD, s.routed, out_TD, /*accumulate=*/true);
 }
 
-void Moe::combine_backward(Context& ctx, const Saved& s, const TensorView& dout_TD) const {
-  cast(ctx, dout_TD, s.dout_TD);
-  exchange_->dispatch(ctx, s.dout_TD, s.routed, s.y_UD);
+void Moe::combine_backward(Context& ctx, const Saved& s, const Deferred& d,
+                           const TensorView& dout_TD) const {
+  cast(ctx, dout_TD, d.dout_TD);
+  dispatch_rows(ctx, d.dout_TD, policy_.fp8.gradient_codes, s, d.dy_UD);
 }
 
-void Moe::experts_backward_input(Context& ctx, const Saved& s) const {
-  const int64_t* offsets = s.routed.offsets.as<int64_t>();
-  const int64_t E = config_.n_routed_experts;
+void Moe::experts_backward_input(Context& ctx, const Saved& s, const Deferred& d) const {
   Scratch::Mark mark(ctx.scratch());
-  TensorView dh_UF = ctx.scratch().allocate(policy_.activations, s.h_UF.shape, "moe.dh_UF");
-  grouped_gemm(ctx, {.layout = GemmLayout::kNn,
-                     .a = s.y_UD,
-                     .b = w_.w2_EDF,
-                     .c = dh_UF,
-                     .offsets = offsets,
-                     .num_experts = E});
-  swiglu_backward(ctx, {.gate_up_TX = s.gate_up_UX,
-                        .row_scale_T = s.row_scale_U,
-                        .dh_TF = dh_UF,
-                        .dgate_up_TX = s.gate_up_UX,
-                        .drow_scale_T = s.drow_scale_U});
-  grouped_gemm(ctx, {.layout = GemmLayout::kNn,
-                     .a = s.gate_up_UX,
-                     .b = w_.w1_EXD,
-                     .c = s.dx_UD,
-                     .offsets = offsets,
-                     .num_experts = E});
+  const TensorView dh_UF = ctx.scratch().allocate(
+      policy_.activations, Shape{d.dx_UD.dim(0), config_.moe_intermediate_size}, "moe.dh_UF");
+  linear_.backward_input(ctx, w_.w2_EDF, d.dy_UD, dh_UF, /*accumulate=*/false, expert_rows(s));
+  swiglu_.backward(ctx, s.swiglu, s.row_scale_U, dh_UF, d.swiglu, d.drow_scale_U);
+  linear_.backward_input(ctx, w_.w1_EXD, plain_rows(d.swiglu.dgate_up_TX), d.dx_UD,
+                         /*accumulate=*/false, expert_rows(s));
 }
 
-void Moe::dispatch_backward(Context& ctx, const Saved& s, const TensorView& dz_TD) const {
-  exchange_->combine(ctx, s.dx_UD, s.routed, dz_TD, /*accumulate=*/false);
-  if (has_shared()) shared_.backward_input(ctx, s.shared, s.dout_TD, dz_TD, /*accumulate=*/true);
+void Moe::dispatch_backward(Context& ctx, const Saved& s, const Deferred& d,
+                            const TensorView& dz_TD) const {
+  exchange_->combine(ctx, d.dx_UD, s.routed, dz_TD, /*accumulate=*/false);
+  if (has_shared()) {
+    shared_.backward_input(ctx, s.shared, d.shared, d.dout_TD, dz_TD, /*accumulate=*/true);
+  }
 }
 
-void Moe::route_backward(Context& ctx, const TensorView& z_TD, const Saved& s,
+void Moe::route_backward(Context& ctx, const TensorView& z_TD, const Saved& s, const Deferred& d,
                          const BalanceTerm& balance, const MoeParameters& g,
                          const TensorView& dz_TD) const {
   Scratch& scratch = ctx.scratch();
   Scratch::Mark mark(scratch);
   TensorView dweight_TA = scratch.allocate(policy_.small, s.weight_TA.shape, "moe.dweight_TA");
-  exchange_->combine_values(ctx, s.drow_scale_U, s.routed, dweight_TA);
+  exchange_->combine_values(ctx, d.drow_scale_U, s.routed, dweight_TA);
   TensorView dscores_TE;
   if (balance.weight != 0) {
     dscores_TE = scratch.allocate(policy_.small, s.scores_TE.shape, "moe.dscores_TE");
@@ -211,24 +241,19 @@ void Moe::route_backward(Context& ctx, const TensorView& z_TD, const Saved& s,
 }
 
 void Moe::experts_backward_weight(Context& ctx, const TensorView& z_TD, const Saved& s,
-                                  const MoeParameters& g) const {
-  const int64_t* offsets = s.routed.offsets.as<int64_t>();
-  const int64_t E = config_.n_routed_experts;
-  grouped_gemm(ctx, {.layout = GemmLayout::kTn,
-                     .a = s.y_UD,
-                     .b = s.h_UF,
-                     .c = g.w2_EDF,
-                     .offsets = offsets,
-                     .num_experts = E,
-                     .accumulate = true});
-  grouped_gemm(ctx, {.layout = GemmLayout::kTn,
-                     .a = s.gate_up_UX,
-                     .b = s.x_UD,
-                     .c = g.w1_EXD,
-                     .offsets = offsets,
-                     .num_experts = E,
-                     .accumulate = true});
-  if (has_shared()) shared_.backward_weight(ctx, z_TD, s.shared, s.dout_TD, g.shared);
+                                  const Deferred& d, const MoeParameters& g) const {
+  const bool power_of_two = policy_.fp8.dispatch_power_of_two;
+  linear_.backward_weight(ctx, {.dw = g.w2_EDF,
+                                .dy = d.dy_UD,
+                                .x = plain_rows(swiglu_.output(s.swiglu, d.swiglu)),
+                                .experts = expert_rows(s),
+                                .power_of_two_dy = power_of_two});
+  linear_.backward_weight(ctx, {.dw = g.w1_EXD,
+                                .dy = plain_rows(d.swiglu.dgate_up_TX),
+                                .x = s.x_UD,
+                                .experts = expert_rows(s),
+                                .power_of_two_x = power_of_two});
+  if (has_shared()) shared_.backward_weight(ctx, z_TD, s.shared, d.shared, d.dout_TD, g.shared);
 }
 
 void Moe::count_experts(const Saved& s, int64_t* counts_E) const {

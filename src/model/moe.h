@@ -21,8 +21,8 @@ namespace fathom {
 struct MoeParameters {
   TensorView router_ED;
   TensorView router_bias_E;  // empty without bias
-  TensorView w1_EXD;         // [E, gate | up, D]
-  TensorView w2_EDF;
+  LinearView w1_EXD;         // [E, gate | up, D]
+  LinearView w2_EDF;
   FeedForwardParameters shared;  // empty without shared experts
 
   static MoeParameters of(const ParameterSet& set, const ModelConfig& config,
@@ -41,39 +41,51 @@ class Moe {
   Moe(const ModelConfig& config, const Policy& policy, const MoeParameters& weights,
       const TokenExchange& exchange);
 
+  // What forward keeps for the backward pass.
   struct Saved {
     TensorView scores_TE, weight_TA;
     RoutedRows routed;
     TensorView row_scale_U;
-    TensorView x_UD;
-    TensorView gate_up_UX;  // after experts_backward_input: its gradient
-    TensorView h_UF;
-    TensorView y_UD;  // expert outputs; after combine_backward: their gradients
-    TensorView dx_UD, drow_scale_U;
+    ScaledView x_UD;  // as it was dispatched: plain, or codes
+    SwigluMemory::Saved swiglu;
     FeedForward::Saved shared;
-    TensorView dout_TD;  // act copy, left by combine_backward
+  };
+  // What lies between two parts of one pass, and what backward_input leaves for backward_weight.
+  // Blocks that run one after the other can share one.
+  struct Deferred {
+    TensorView y_UD;   // expert outputs
+    ScaledView dy_UD;  // their gradients, as dispatched
+    TensorView dx_UD, drow_scale_U;
+    SwigluMemory::Deferred swiglu;
+    FeedForward::Deferred shared;
+    TensorView dout_TD;  // act copy
   };
   Saved allocate_saved(Arena& arena, int64_t max_tokens) const;
+  Deferred allocate_deferred(Arena& arena, int64_t max_tokens) const;
   // What the forward parts need, from scratch: inference.
-  Saved allocate_temporary(Scratch& scratch, int64_t num_tokens) const;
+  Saved allocate_temporary(Scratch& scratch, int64_t num_tokens, Deferred& deferred) const;
   // The first num_tokens tokens of it, and num_tokens * A routed rows.
   Saved narrow(const Saved& saved, int64_t num_tokens) const;
+  Deferred narrow(const Deferred& deferred, int64_t num_tokens) const;
 
   void route(Context& ctx, const TensorView& z_TD, const Saved& saved) const;
   void dispatch(Context& ctx, const TensorView& z_TD, const Saved& saved) const;
-  void experts(Context& ctx, const TensorView& z_TD, const Saved& saved,
-               const TensorView& out_TD) const;                                    // out += shared
-  void combine(Context& ctx, const Saved& saved, const TensorView& out_TD) const;  // out += routed
+  void experts(Context& ctx, const TensorView& z_TD, const Saved& saved, const Deferred& deferred,
+               const TensorView& out_TD) const;  // out += shared
+  void combine(Context& ctx, const Saved& saved, const Deferred& deferred,
+               const TensorView& out_TD) const;  // out += routed
 
   // dout is in the residual dtype; dz (residual dtype) collects the gradient of z.
-  void combine_backward(Context& ctx, const Saved& saved, const TensorView& dout_TD) const;
-  void experts_backward_input(Context& ctx, const Saved& saved) const;
-  void dispatch_backward(Context& ctx, const Saved& saved, const TensorView& dz_TD) const;  // dz =
+  void combine_backward(Context& ctx, const Saved& saved, const Deferred& deferred,
+                        const TensorView& dout_TD) const;
+  void experts_backward_input(Context& ctx, const Saved& saved, const Deferred& deferred) const;
+  void dispatch_backward(Context& ctx, const Saved& saved, const Deferred& deferred,
+                         const TensorView& dz_TD) const;  // dz =
   void route_backward(Context& ctx, const TensorView& z_TD, const Saved& saved,
-                      const BalanceTerm& balance, const MoeParameters& gradients,
-                      const TensorView& dz_TD) const;  // dz +=
+                      const Deferred& deferred, const BalanceTerm& balance,
+                      const MoeParameters& gradients, const TensorView& dz_TD) const;  // dz +=
   void experts_backward_weight(Context& ctx, const TensorView& z_TD, const Saved& saved,
-                               const MoeParameters& gradients) const;
+                               const Deferred& deferred, const MoeParameters& gradients) const;
 
   // counts_E += the rows that each expert received.
   void count_experts(const Saved& saved, int64_t* counts_E) const;
@@ -84,9 +96,17 @@ class Moe {
  private:
   template <typename Memory>
   Saved allocate_forward(Memory& memory, int64_t num_tokens) const;
+  // Rows to their experts, in the form that is dispatched: plain, or codes quantised here.
+  void dispatch_rows(Context& ctx, const TensorView& x_TD, DType code, const Saved& saved,
+                     const ScaledView& x_UD) const;
+  ExpertRows expert_rows(const Saved& s) const {
+    return {s.routed.offsets.as<int64_t>(), config_.n_routed_experts};
+  }
   bool has_shared() const { return config_.n_shared_experts > 0; }
   ModelConfig config_;
   Policy policy_;
+  LinearMath linear_;
+  SwigluMemory swiglu_;
   MoeParameters w_;
   FeedForward shared_;
   const TokenExchange* exchange_;

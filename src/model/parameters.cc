@@ -166,11 +166,20 @@ ParameterCount count_parameters(const ModelConfig& config) {
 ParameterSet::ParameterSet(const std::string& arena_name, const std::vector<ParameterSpec>& specs,
                            ParameterDtypes dtypes)
     : specs_(std::make_shared<const std::vector<ParameterSpec>>(specs)),
+      grain_(dtypes.linear_grain),
       arena_(measured_arena(arena_name, [&](Arena& arena) {
         views_.clear();
+        scales_.assign(specs_->size(), {});
         for (const ParameterSpec& spec : *specs_) {
           views_.push_back(
-              arena.allocate(dtypes.of(spec.kind), spec.shape, spec.name.c_str(), spec.packed));
+              arena.allocate(dtypes.of(spec), spec.shape, spec.name.c_str(), spec.packed));
+        }
+        for (size_t i = 0; i < specs_->size(); ++i) {
+          const ParameterSpec& spec = (*specs_)[i];
+          if (!dtypes.scaled(spec)) continue;
+          scales_[i] =
+              arena.allocate(DType::kF32, scale_shape(grain_, spec.shape[0], spec.shape[1]),
+                             spec.name.c_str(), spec.packed);
         }
       })) {
   for (size_t i = 0; i < specs_->size(); ++i) {
@@ -180,31 +189,86 @@ ParameterSet::ParameterSet(const std::string& arena_name, const std::vector<Para
 }
 
 TensorView ParameterSet::operator[](const std::string& name) const {
+  return views_[static_cast<size_t>(index_of(name))];
+}
+
+int64_t ParameterSet::index_of(const std::string& name) const {
   const auto found = index_.find(name);
   FATHOM_CHECK(found != index_.end(), "no parameter '{}'", name);
-  return views_[static_cast<size_t>(found->second)];
+  return found->second;
+}
+
+// `count` tensors from the first on, which follow each other in memory, with their rows joined.
+static TensorView join_rows(const TensorView* views, int64_t count) {
+  const TensorView& first = views[0];
+  int64_t num_rows = first.dim(0);
+  for (int64_t i = 1; i < count; ++i) {
+    const std::byte* expected = static_cast<const std::byte*>(first.data) +
+                                num_rows * first.dim(1) * dtype_bytes(first.dtype);
+    FATHOM_CHECK(views[i].dim(1) == first.dim(1) && views[i].data == expected,
+                 "'{}' does not follow '{}' in memory", views[i].name, first.name);
+    num_rows += views[i].dim(0);
+  }
+  return TensorView(first.data, first.dtype, Shape{num_rows, first.dim(1)}, first.name);
+}
+
+static TensorView in_groups(const TensorView& joined, int64_t groups) {
+  return joined.reshaped(Shape{groups, joined.dim(0) / groups, joined.dim(1)});
 }
 
 TensorView ParameterSet::fused_rows(const std::string& first_name, int64_t count) const {
-  const auto found = index_.find(first_name);
-  FATHOM_CHECK(found != index_.end(), "no parameter '{}'", first_name);
-  TensorView fused = views_[static_cast<size_t>(found->second)];
-  int64_t num_rows = fused.dim(0);
-  for (int64_t i = found->second + 1; i < found->second + count; ++i) {
-    const TensorView& next = views_[static_cast<size_t>(i)];
-    const std::byte* expected = static_cast<const std::byte*>(fused.data) +
-                                num_rows * fused.dim(1) * dtype_bytes(fused.dtype);
-    FATHOM_CHECK(next.dim(1) == fused.dim(1) && next.data == expected,
-                 "'{}' does not follow '{}' in memory", next.name, first_name);
-    num_rows += next.dim(0);
-  }
-  return TensorView(fused.data, fused.dtype, Shape{num_rows, fused.dim(1)}, fused.name);
+  return join_rows(&views_[static_cast<size_t>(index_of(first_name))], count);
 }
 
 TensorView ParameterSet::stacked(const std::string& first_name, int64_t count,
                                  int64_t groups) const {
-  const TensorView fused = fused_rows(first_name, count);
-  return fused.reshaped(Shape{groups, fused.dim(0) / groups, fused.dim(1)});
+  return in_groups(fused_rows(first_name, count), groups);
+}
+
+LinearView ParameterSet::linear(const std::string& first_name, int64_t count,
+                                int64_t groups) const {
+  const auto first = static_cast<size_t>(index_of(first_name));
+  LinearView view;
+  view.w = join_rows(&views_[first], count);
+  if (!scales_[first].empty()) {
+    view.grain = grain_;
+    view.scales = join_rows(&scales_[first], count);
+    const int64_t joined = count / groups;  // parameters of one matrix
+    FATHOM_CHECK_LE(joined, 2, "parameters joined from {}", first_name);
+    const int64_t first_rows = views_[first].dim(0);
+    if (joined == 2 && (grain_ != ScaleGrain::kBlock || first_rows % kScaleTile != 0)) {
+      view.num_parts = 2;
+      view.part_rows[0] = first_rows;
+      view.part_rows[1] = views_[first + 1].dim(0);
+    }
+  }
+  if (groups > 1) {
+    view.w = in_groups(view.w, groups);
+    if (!view.scales.empty()) view.scales = in_groups(view.scales, groups);
+  }
+  return view;
+}
+
+ScaledView ParameterSet::scaled(int64_t i) const {
+  FATHOM_CHECK(is_scaled(i), "'{}' has no scales", spec(i).name);
+  return {views_[static_cast<size_t>(i)], scales_[static_cast<size_t>(i)], grain_};
+}
+
+// Rows [begin, begin + count) of every matrix of a stack, or of the one matrix.
+static TensorView matrix_rows(const TensorView& w, int64_t begin, int64_t count) {
+  if (w.shape.num_dims == 2) return w.rows(begin, count);
+  TensorView rows = w;
+  rows.data = static_cast<std::byte*>(w.data) + begin * w.stride[1] * dtype_bytes(w.dtype);
+  rows.shape.dim[1] = count;
+  return rows;
+}
+
+ScaledView LinearView::part(int64_t part) const {
+  if (num_parts == 1) return {w, scales, grain};
+  const auto tile_rows = [&](int64_t rows) { return scale_shape(grain, rows, 1)[0]; };
+  return {matrix_rows(w, part_begin(part), part_rows[part]),
+          matrix_rows(scales, part == 0 ? 0 : tile_rows(part_rows[0]), tile_rows(part_rows[part])),
+          grain};
 }
 
 }  // namespace fathom

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "core/arena.h"
+#include "kernels/scaled.h"
 #include "model/config.h"
 
 namespace fathom {
@@ -60,9 +61,38 @@ ParameterCount count_parameters(const ModelConfig& config);
 struct ParameterDtypes {
   DType matrix = DType::kF32;  // matrices, embedding, head
   DType small = DType::kF32;   // norms, router, router bias
-  DType of(ParameterKind kind) const {
-    return kind == ParameterKind::kMatrix || kind == ParameterKind::kEmbedding ? matrix : small;
+  // Codes of the Linears that DeepSeek keeps in FP8, with scales of this grain; kNone: such a
+  // Linear is a matrix like the others.
+  DType linear_codes = DType::kE4M3;
+  ScaleGrain linear_grain = ScaleGrain::kNone;
+
+  bool scaled(const ParameterSpec& spec) const {
+    return spec.fp8_in_published && linear_grain != ScaleGrain::kNone;
   }
+  DType of(const ParameterSpec& spec) const {
+    if (scaled(spec)) return linear_codes;
+    const bool is_matrix =
+        spec.kind == ParameterKind::kMatrix || spec.kind == ParameterKind::kEmbedding;
+    return is_matrix ? matrix : small;
+  }
+};
+
+// A Linear as its products read it: one parameter, neighbours in memory that read the same input
+// (their rows joined), or a stack of experts' matrices of either kind.
+struct LinearView {
+  TensorView w;  // [N, K], of experts [E, N, K]
+  // With codes: scales of w, stacked like it. The tiles of each parameter begin at its own first
+  // row; where that is not the border of a tile of the joined rows, the parameters are two parts,
+  // multiplied one after the other.
+  TensorView scales;
+  ScaleGrain grain = ScaleGrain::kNone;
+  int64_t num_parts = 1;
+  int64_t part_rows[2] = {0, 0};  // of each part; used where num_parts is 2
+
+  int64_t rows() const { return w.dim(w.shape.num_dims - 2); }
+  int64_t part_begin(int64_t part) const { return part == 0 ? 0 : part_rows[0]; }
+  int64_t part_size(int64_t part) const { return num_parts == 1 ? rows() : part_rows[part]; }
+  ScaledView part(int64_t part) const;
 };
 
 class ParameterSet {
@@ -81,13 +111,22 @@ class ParameterSet {
   TensorView fused_rows(const std::string& first_name, int64_t count) const;
   // The same seen as [groups, rows, cols]: experts' matrices.
   TensorView stacked(const std::string& first_name, int64_t count, int64_t groups) const;
+  // `count` Linears from `first_name` on, joined (groups = 1) or stacked, with their scales.
+  LinearView linear(const std::string& first_name, int64_t count = 1, int64_t groups = 1) const;
+  // Codes and scales of a scaled parameter.
+  bool is_scaled(int64_t i) const { return !scales_[static_cast<size_t>(i)].empty(); }
+  ScaledView scaled(int64_t i) const;
   int64_t num_bytes() const { return arena_.used_bytes(); }
 
  private:
   std::shared_ptr<const std::vector<ParameterSpec>> specs_;
+  ScaleGrain grain_ = ScaleGrain::kNone;
   std::vector<TensorView> views_;
-  Arena arena_;  // filled through views_, which stands before it
+  std::vector<TensorView> scales_;  // empty for parameters that have none
+  Arena arena_;                     // filled through views_ and scales_, which stand before it
   std::unordered_map<std::string, int64_t> index_;
+
+  int64_t index_of(const std::string& name) const;
 };
 
 }  // namespace fathom

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "core/tensor.h"
+#include "kernels/scaled.h"
 
 namespace fathom {
 
@@ -29,6 +30,13 @@ inline TensorView split_heads(const TensorView& x_TW, int64_t heads) {
   view.stride[1] = x_TW.dim(1) / heads;
   view.stride[2] = 1;
   return view;
+}
+
+// f on the tensors of `view` that have a row for each token.
+template <typename F>
+void visit_rows(ScaledView& view, F&& f) {
+  f(view.codes);
+  if (view.grain == ScaleGrain::kRow) f(view.scales);
 }
 
 // A Saved struct lists its tensors in visit_tensors(); this narrows all of them to their first

@@ -75,6 +75,14 @@ void TrainingPass::allocate(Arena& arena) {
     depths_[static_cast<size_t>(k)].module = module.allocate_saved(arena, T);
     depths_[static_cast<size_t>(k)].block = module.block().allocate_saved(arena, T);
   }
+  dense_deferred_ = moe_deferred_ = {};
+  const auto allocate_deferred = [&](const Block& block) {
+    Block::Deferred& deferred = block.is_moe() ? moe_deferred_ : dense_deferred_;
+    if (deferred.attention.dout_TD.shape.num_dims == 0)
+      deferred = block.allocate_deferred(arena, T);
+  };
+  for (const Block& block : model_.blocks()) allocate_deferred(block);
+  for (const MtpModule& module : model_.mtp_modules()) allocate_deferred(module.block());
   blocks_now_ = blocks_;
   x_now_ = x_;
 }
@@ -114,14 +122,19 @@ void TrainingPass::prepare(const TokenBatch& batch) {
               .cos_sin_SR = model_.cos_sin_SR()};
     if (k > 0) {
       d.module_now = first_rows(d.module, d.rows.num_tokens());
-      d.block_now = model_.mtp_modules()[static_cast<size_t>(k - 1)].block().narrow(
-          d.block, d.rows.num_tokens());
+      const Block& block = model_.mtp_modules()[static_cast<size_t>(k - 1)].block();
+      d.block_now = block.narrow(d.block, d.rows.num_tokens());
+      d.deferred_now = block.narrow(deferred_of(block), d.rows.num_tokens());
     }
   }
   const int64_t T = batch.num_rows * batch.context;
   for (size_t i = 0; i < x_.size(); ++i) x_now_[i] = x_[i].rows(0, T);
-  for (size_t i = 0; i < blocks_.size(); ++i)
-    blocks_now_[i] = model_.blocks()[i].narrow(blocks_[i], T);
+  deferred_now_.resize(blocks_.size());
+  for (size_t i = 0; i < blocks_.size(); ++i) {
+    const Block& block = model_.blocks()[i];
+    blocks_now_[i] = block.narrow(blocks_[i], T);
+    deferred_now_[i] = block.narrow(deferred_of(block), T);
+  }
   rstd_now_ = rstd_T_.rows(0, T);
   hidden_now_ = hidden_TD_.rows(0, T);
   dhidden_now_ = dhidden_TD_.rows(0, T);
@@ -161,7 +174,7 @@ void TrainingPass::forward_main(Context& ctx, const LossScales& scales, LossSums
   ctx.observe("embedding", -1, x_now_[0]);
   for (size_t i = 0; i < model_.blocks().size(); ++i) {
     const Block& block = model_.blocks()[i];
-    block.forward(ctx, main.rows, x_now_[i], blocks_now_[i], x_now_[i + 1]);
+    block.forward(ctx, main.rows, x_now_[i], blocks_now_[i], deferred_now_[i], x_now_[i + 1]);
     if (!block.is_moe()) continue;
     observe_block(ctx, block, blocks_now_[i], main.rows, scales, sums, expert_counts);
     if (expert_counts != nullptr) expert_counts += model_.config().n_routed_experts;
@@ -181,7 +194,8 @@ void TrainingPass::forward_mtp(Context& ctx, int64_t k, const LossScales& scales
   const Depth& previous = depths_[static_cast<size_t>(k - 1)];
   module.join_forward(ctx, d.rows, model_.parameters().embedding_VD, d.next_tokens.as<int32_t>(),
                       previous_hidden(k), previous.rows.row_tokens, d.module_now);
-  module.block().forward(ctx, d.rows, d.module_now.x_TD, d.block_now, d.module_now.z_TD);
+  module.block().forward(ctx, d.rows, d.module_now.x_TD, d.block_now, d.deferred_now,
+                         d.module_now.z_TD);
   if (module.block().is_moe())
     observe_block(ctx, module.block(), d.block_now, d.rows, scales, sums, expert_counts);
   module.head_norm_forward(ctx, d.module_now);
@@ -296,9 +310,9 @@ void TrainingPass::backward_mtp(Context& ctx, int64_t k, const LossScales& scale
   const Depth& d = depths_[static_cast<size_t>(k)];
   const Depth& previous = depths_[static_cast<size_t>(k - 1)];
   const TensorView dz_TD = d.module_now.dz_TD;
-  module.block().backward_input(ctx, d.rows, d.module_now.x_TD, d.block_now,
+  module.block().backward_input(ctx, d.rows, d.module_now.x_TD, d.block_now, d.deferred_now,
                                 balance_term(scales, d.rows), dz_TD, g.block, dz_TD);
-  module.block().backward_weight(ctx, d.block_now, g.block);
+  module.block().backward_weight(ctx, d.block_now, d.deferred_now, g.block);
   module.join_backward(ctx, d.rows, dz_TD, d.next_tokens.as<int32_t>(), previous_hidden(k),
                        previous.rows.row_tokens, d.module_now, g, g_->embedding_VD,
                        previous_gradient(k));
@@ -316,9 +330,9 @@ void TrainingPass::backward_main(Context& ctx, const LossScales& scales) {
                           .dw_D = g_->final_norm_D});
   for (size_t i = model_.blocks().size(); i-- > 0;) {
     const Block& block = model_.blocks()[i];
-    block.backward_input(ctx, rows, x_now_[i], blocks_now_[i], balance_term(scales, rows), dx_now_,
-                         g_->blocks[i], dx_now_);
-    block.backward_weight(ctx, blocks_now_[i], g_->blocks[i]);
+    block.backward_input(ctx, rows, x_now_[i], blocks_now_[i], deferred_now_[i],
+                         balance_term(scales, rows), dx_now_, g_->blocks[i], dx_now_);
+    block.backward_weight(ctx, blocks_now_[i], deferred_now_[i], g_->blocks[i]);
   }
   embedding_backward(ctx, dx_now_, depths_[0].next_tokens.as<int32_t>(), g_->embedding_VD);
 }

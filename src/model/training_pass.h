@@ -75,6 +75,7 @@ class TrainingPass {
     RowLayout rows;
     MtpModule::Saved module, module_now;  // as allocated; narrowed to this batch
     Block::Saved block, block_now;
+    Block::Deferred deferred_now;
   };
 
   void allocate(Arena& arena);
@@ -89,6 +90,9 @@ class TrainingPass {
                      int64_t* expert_counts) const;
   const ModelParameters& gradient_views(ParameterSet& gradients);
   BalanceTerm balance_term(const LossScales& scales, const RowLayout& rows) const;
+  const Block::Deferred& deferred_of(const Block& block) const {
+    return block.is_moe() ? moe_deferred_ : dense_deferred_;
+  }
   int64_t depth() const { return static_cast<int64_t>(model_.mtp_modules().size()); }
   // What feeds module k (1-based), and where its gradient goes.
   TensorView previous_hidden(int64_t k) const;
@@ -99,6 +103,9 @@ class TrainingPass {
   int64_t max_context_;
   std::vector<Depth> depths_;  // [0] main, [k] MTP module k
   std::vector<Block::Saved> blocks_, blocks_now_;
+  // One for all blocks of a kind: each block's weight gradients follow its backward pass at once.
+  Block::Deferred dense_deferred_, moe_deferred_;
+  std::vector<Block::Deferred> deferred_now_;  // by block
   std::vector<TensorView> x_, x_now_;  // residual stream before each block, and after the last
   TensorView rstd_T_, hidden_TD_, dhidden_TD_, dx_TD_;  // final norm and its output, and gradients
   TensorView rstd_now_, hidden_now_, dhidden_now_, dx_now_;

@@ -19,6 +19,11 @@ class Observer {
  public:
   virtual ~Observer() = default;
   virtual void observe(std::string_view tensor_name, int layer_idx, const TensorView& value) = 0;
+  // A product of a Linear: "fprop", "dgrad" or "wgrad", with its weight (or the weight's gradient);
+  // scaled: of FP8 codes.
+  virtual void observe_product(std::string_view kind, const TensorView& weight, bool scaled) {
+    (void)kind, (void)weight, (void)scaled;
+  }
 };
 
 // Which implementation ran, in order: proof that a forced instruction-set level was obeyed.
@@ -45,6 +50,9 @@ class Context {
   Observer* observer = nullptr;  // not owned
   void observe(std::string_view tensor_name, int layer_idx, const TensorView& value) {
     if (observer != nullptr) observer->observe(tensor_name, layer_idx, value);
+  }
+  void observe_product(std::string_view kind, const TensorView& weight, bool scaled) {
+    if (observer != nullptr) observer->observe_product(kind, weight, scaled);
   }
 
   std::vector<KernelRun>* kernel_log = nullptr;  // not owned; null: not kept

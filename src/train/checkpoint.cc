@@ -227,7 +227,7 @@ void save_training_checkpoint(FileSystem& files, const std::string& run_folder,
 
   const Model& model = step.model();
   const DType dtype = model.policy().weights == DType::kBF16 ? DType::kBF16 : DType::kF32;
-  write_hf_files(files, temporary, model.config(), model.weights(), {.dtype = dtype});
+  write_hf_files(files, temporary, model.config(), step.master(), {.dtype = dtype});
   if (extras.tokenizer != nullptr) save_tokenizer(files, *extras.tokenizer, temporary);
   for (const auto& [name, contents] : extras.files) transaction.write_file(name, contents);
   files.make_directories(join_path(temporary, "training"));

@@ -15,18 +15,11 @@ void visit_fields(OptimizerConfig& c, ConfigFields& f) {
   f.field("decay_embeddings", c.decay_embeddings, "weight decay also on embedding and head");
   f.field("decay_norms", c.decay_norms, "weight decay also on norm weights");
   f.field("clip_norm", c.clip_norm, at_least(0), "largest global gradient norm; 0: no clipping");
-  f.choice("moments", c.moments, {"fp32", "bf16"}, "format of both moments");
+  f.choice("moments", c.moments, {"policy", "fp32", "bf16"},
+           "format of both moments; policy: as the precision has them");
 }
 
 namespace {
-
-// Moments and master follow the width of the master: fp64 runs keep everything in fp64.
-ParameterDtypes moment_dtypes(const ParameterSet& master, const OptimizerConfig& config) {
-  const DType wide = master.view(0).dtype;
-  const DType dtype =
-      wide == DType::kF64 ? DType::kF64 : (config.moments == "bf16" ? DType::kBF16 : DType::kF32);
-  return {dtype, dtype};
-}
 
 bool follows(const ParameterSet& set, int64_t i) {
   const TensorView& before = set.view(i - 1);
@@ -62,12 +55,12 @@ double Optimizer::weight_decay_of(ParameterKind kind) const {
 }
 
 Optimizer::Optimizer(const std::vector<ParameterSpec>& specs, const OptimizerConfig& config,
-                     ParameterSet& master, const ParameterSet& weights)
+                     DType moments, ParameterSet& master, const ParameterSet& weights)
     : config_(config),
       master_(master),
       weights_(weights),
-      m_("first moments", specs, moment_dtypes(master, config)),
-      v_("second moments", specs, moment_dtypes(master, config)) {
+      m_("first moments", specs, ParameterDtypes{.matrix = moments, .small = moments}),
+      v_("second moments", specs, ParameterDtypes{.matrix = moments, .small = moments}) {
   FATHOM_CHECK_EQ(master.size(), weights.size());
   for (int64_t i = 0; i < master.size(); ++i) {
     const ParameterSpec& spec = master.spec(i);
@@ -124,7 +117,7 @@ void Optimizer::update(Context& ctx, const ParameterSet& gradients, double norm,
                   .grad = flat(gradients, i, n),
                   .m = flat(m_, i, n),
                   .v = flat(v_, i, n),
-                  .weights = flat(weights_, i, n),
+                  .weights = weights_.is_scaled(i) ? TensorView{} : flat(weights_, i, n),
                   .lr = lr,
                   .beta1 = config_.beta1,
                   .beta2 = config_.beta2,
@@ -133,6 +126,10 @@ void Optimizer::update(Context& ctx, const ParameterSet& gradients, double norm,
                   .grad_scale = grad_scale,
                   .step = step});
     }
+  }
+  for (int64_t i = 0; i < master_.size(); ++i) {
+    if (weights_.is_scaled(i))
+      quantize(ctx, {.x = {master_.view(i), {}, ScaleGrain::kNone}, .y = weights_.scaled(i)});
   }
 }
 

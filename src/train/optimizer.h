@@ -21,8 +21,8 @@ struct OptimizerConfig {
   double weight_decay = 0.1;     // of matrices and the router
   bool decay_embeddings = true;  // SPEC U5
   bool decay_norms = false;
-  double clip_norm = 1.0;        // of all gradients together; 0: none
-  std::string moments = "fp32";  // or bf16
+  double clip_norm = 1.0;          // of all gradients together; 0: none
+  std::string moments = "policy";  // as the precision has them; or fp32, bf16
 };
 void visit_fields(OptimizerConfig& c, ConfigFields& f);
 
@@ -35,7 +35,8 @@ class NonFiniteError : public Error {
 class Optimizer {
  public:
   // `master` and `weights` (the compute copy that each step rewrites) outlive the optimizer.
-  Optimizer(const std::vector<ParameterSpec>& specs, const OptimizerConfig& config,
+  // `moments` is the policy's, in which config.moments has been heeded.
+  Optimizer(const std::vector<ParameterSpec>& specs, const OptimizerConfig& config, DType moments,
             ParameterSet& master, const ParameterSet& weights);
 
   // Global norm of `gradients` as seen by clipping. Throws NonFiniteError naming the first

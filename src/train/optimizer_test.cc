@@ -90,7 +90,8 @@ struct ToyOptimizer {
         master("master", specs, {}),
         gradients("gradients", specs, {}),
         weights("weights", specs, {DType::kBF16, DType::kF32}),
-        optimizer(specs, config, master, weights) {
+        optimizer(specs, config, config.moments == "bf16" ? DType::kBF16 : DType::kF32, master,
+                  weights) {
     initialize_parameters(toy_model(), 1, master);
   }
   std::vector<ParameterSpec> specs;

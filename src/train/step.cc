@@ -11,7 +11,7 @@ namespace {
 ParameterDtypes master_dtypes(const StepConfig& config) {
   const DType wide =
       policy_by_name(config.precision).weights == DType::kF64 ? DType::kF64 : DType::kF32;
-  return {wide, wide};
+  return {.matrix = wide, .small = wide};
 }
 
 // All of a set as one tensor, gaps between parameters included: they hold zeros and stay so.
@@ -59,8 +59,47 @@ void visit_fields(BalanceConfig& c, ConfigFields& f) {
           "balance loss counts the routing taken instead of the unbiased top-k");
 }
 
+void visit_fields(AccumulatorConfig& c, ConfigFields& f) {
+  f.choice("model", c.model, {"fp32", "hopper-a", "hopper-b"},
+           "fp32, or Hopper's tensor core emulated: aligning products and sum, or products alone");
+  f.field("bits", c.bits, between(4, 40), "significant bits that the emulated sum keeps");
+  f.field("promotion", c.promotion, at_least(0),
+          "products after which the emulated sum is added to an fp32 one (a multiple of 32); 0: "
+          "never");
+}
+
+Policy step_policy(const StepConfig& config) {
+  Policy policy = policy_by_name(config.precision);
+  if (config.recompute != "policy") policy.recompute = config.recompute == "on";
+  if (config.optimizer.moments != "policy" && policy.moments != DType::kF64)
+    policy.moments = config.optimizer.moments == "bf16" ? DType::kBF16 : DType::kF32;
+  if (config.accumulator.model == "fp32") return policy;
+  if (!policy.fp8.enabled) {
+    fail(ErrorKind::kUsage,
+         "train.accumulator.model: found {} with precision {}, expected fp32 "
+         "(only FP8 products are emulated)",
+         config.accumulator.model, config.precision);
+  }
+  const int64_t promotion = config.accumulator.promotion;
+  const bool tiles = policy.fp8.activations != ScaleGrain::kTensor;
+  if (promotion % 32 != 0 || (tiles && (promotion == 0 || kScaleTile % promotion != 0))) {
+    fail(ErrorKind::kUsage, "train.accumulator.promotion: found {}, expected {}", promotion,
+         tiles ? "32, 64 or 128: scales change every 128 products" : "a multiple of 32");
+  }
+  policy.fp8.accumulator = {.model = config.accumulator.model == "hopper-a"
+                                         ? Accumulator::Model::kAlignAll
+                                         : Accumulator::Model::kAlignProducts,
+                            .bits = static_cast<int>(config.accumulator.bits),
+                            .promotion = promotion};
+  return policy;
+}
+
 void visit_fields(StepConfig& c, ConfigFields& f) {
-  f.choice("precision", c.precision, {"bf16", "fp32", "fp64"}, "format of weights and activations");
+  f.choice("precision", c.precision, policy_names(), "format of weights and activations");
+  f.choice("recompute", c.recompute, {"policy", "on", "off"},
+           "RMSNorm, MLA up-projections and SwiGLU again in the backward pass; policy: as the "
+           "precision's recipe has it");
+  f.table("accumulator", c.accumulator, "of FP8 products");
   f.field("context", c.context, at_least(1), "tokens of a row that the model sees");
   f.field("micro_batch_rows", c.micro_batch_rows, at_least(1), "rows computed at a time");
   f.field("average_decay", c.average_decay, between(0, 0.9999999),
@@ -73,11 +112,12 @@ TrainStep::TrainStep(Context& ctx, const ModelConfig& model, const StepConfig& c
                      uint64_t seed)
     : ctx_(ctx),
       config_(config),
-      model_(model, policy_by_name(config.precision), config.context),
+      model_(model, step_policy(config), config.context),
       pass_(model_, config.micro_batch_rows, config.context),
       master_("master weights", parameter_specs(model), master_dtypes(config)),
       gradients_("gradients", parameter_specs(model), model_.policy().gradient_dtypes()),
-      optimizer_(parameter_specs(model), config.optimizer, master_, model_.weights()),
+      optimizer_(parameter_specs(model), config.optimizer, model_.policy().moments, master_,
+                 model_.weights()),
       moe_layers_(fathom::moe_layers(model)) {
   initialize_parameters(model, seed, master_);
   refresh_weights();
@@ -116,8 +156,8 @@ TokenBatch TrainStep::micro_batch(const Batch& batch, int64_t first_row, int64_t
 void TrainStep::report_non_finite_loss(const TokenBatch& rows, int64_t first_row, double loss) {
   const std::string head = fmt::format("the loss of rows {} to {} of the step is {}", first_row,
                                        first_row + rows.num_rows - 1, loss);
-  for (int64_t i = 0; i < model_.weights().size(); ++i) {
-    const int64_t element = first_non_finite(model_.weights().view(i));
+  for (int64_t i = 0; i < master_.size(); ++i) {
+    const int64_t element = first_non_finite(master_.view(i));
     if (element < 0) continue;
     throw NonFiniteError(
         ErrorKind::kBadInput,

@@ -28,8 +28,18 @@ struct BalanceConfig {
 };
 void visit_fields(BalanceConfig& c, ConfigFields& f);
 
+// What sums FP8 products (SPEC C.10): this machine's fp32, or Hopper's tensor core as emulated.
+struct AccumulatorConfig {
+  std::string model = "fp32";  // or hopper-a, hopper-b
+  int64_t bits = 14;
+  int64_t promotion = 128;  // 0: never, which needs one scale a tensor
+};
+void visit_fields(AccumulatorConfig& c, ConfigFields& f);
+
 struct StepConfig {
-  std::string precision = "bf16";  // bf16, fp32, fp64
+  std::string precision = "bf16";    // a policy's name
+  std::string recompute = "policy";  // or on, off
+  AccumulatorConfig accumulator;
   int64_t context = 256;
   int64_t micro_batch_rows = 4;
   double average_decay = 0.999;  // of the moving average of the weights; 0: none
@@ -37,6 +47,9 @@ struct StepConfig {
   BalanceConfig balance;
 };
 void visit_fields(StepConfig& c, ConfigFields& f);
+// The policy of that name with the configuration's changes. A usage error for what does not go
+// together.
+Policy step_policy(const StepConfig& config);
 
 // Means over the step.
 struct StepResult {

@@ -191,6 +191,41 @@ void store_columns(const float* x, const float* scale, void* y_out, int64_t n) {
       });
 }
 
+void pack12(const uint16_t* codes, uint8_t* bytes, int64_t n) {
+  const int64_t half = (n + 1) / 2, pairs = n - half;
+  uint8_t* high = bytes + n;
+  int64_t j = 0;
+  for (; j + kLanes <= pairs; j += kLanes) {
+    const H a = load_as<H>(codes + j), b = load_as<H>(codes + j + half);
+    store_as(bytes + j, __builtin_convertvector(a & 0xff, B));
+    store_as(bytes + j + half, __builtin_convertvector(b & 0xff, B));
+    store_as(high + j, __builtin_convertvector((a >> 8) | (b >> 8 << 4), B));
+  }
+  for (; j < half; ++j) {
+    bytes[j] = static_cast<uint8_t>(codes[j]);
+    high[j] = static_cast<uint8_t>(codes[j] >> 8);
+    if (j >= pairs) continue;
+    bytes[j + half] = static_cast<uint8_t>(codes[j + half]);
+    high[j] = static_cast<uint8_t>(high[j] | codes[j + half] >> 8 << 4);
+  }
+}
+
+void unpack12(const uint8_t* bytes, uint16_t* codes, int64_t n) {
+  const int64_t half = (n + 1) / 2, pairs = n - half;
+  const uint8_t* high = bytes + n;
+  int64_t j = 0;
+  for (; j + kLanes <= pairs; j += kLanes) {
+    const H top = __builtin_convertvector(load_as<B>(high + j), H);
+    store_as(codes + j, __builtin_convertvector(load_as<B>(bytes + j), H) | (top & 0xf) << 8);
+    store_as(codes + j + half,
+             __builtin_convertvector(load_as<B>(bytes + j + half), H) | top >> 4 << 8);
+  }
+  for (; j < half; ++j) {
+    codes[j] = static_cast<uint16_t>(bytes[j] | (high[j] & 0xf) << 8);
+    if (j < pairs) codes[j + half] = static_cast<uint16_t>(bytes[j + half] | high[j] >> 4 << 8);
+  }
+}
+
 constexpr QuantizeKernels quantize_kernels() {
   return {
       .load = {load<Fp32>, load<Bf16>, load<E4M3>, load<E5M2>, load<E5M6>},
@@ -201,6 +236,8 @@ constexpr QuantizeKernels quantize_kernels() {
       .store = {store<Fp32>, store<Bf16>, store<E4M3>, store<E5M2>, store<E5M6>},
       .store_columns = {store_columns<Fp32>, store_columns<Bf16>, store_columns<E4M3>,
                         store_columns<E5M2>, store_columns<E5M6>},
+      .pack12 = pack12,
+      .unpack12 = unpack12,
   };
 }
 

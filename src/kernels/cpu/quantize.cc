@@ -295,4 +295,17 @@ void dequantize(Context& ctx, const DequantizeParams& p, const QuantizeKernels& 
   for_rows(ctx, rows, cols, [&](int64_t row, int) { write_row(row, 0); });
 }
 
+void pack_e5m6(Context& ctx, const PackE5m6Params& p, const QuantizeKernels& kernels) {
+  const int64_t cols = p.codes.dim(1);
+  for_rows(ctx, p.codes.dim(0), cols, [&](int64_t row, int) {
+    auto* codes = static_cast<uint16_t*>(row_at(p.codes, row));
+    auto* bytes = static_cast<uint8_t*>(row_at(p.bytes, row));
+    if (p.unpack) {
+      kernels.unpack12(bytes, codes, cols);
+    } else {
+      kernels.pack12(codes, bytes, cols);
+    }
+  });
+}
+
 }  // namespace fathom::cpu

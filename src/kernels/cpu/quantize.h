@@ -10,4 +10,6 @@ namespace fathom::cpu {
 void quantize(Context& ctx, const QuantizeParams& p, const QuantizeKernels& kernels);
 void dequantize(Context& ctx, const DequantizeParams& p, const QuantizeKernels& kernels);
 
+void pack_e5m6(Context& ctx, const PackE5m6Params& p, const QuantizeKernels& kernels);
+
 }  // namespace fathom::cpu

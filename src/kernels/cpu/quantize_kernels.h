@@ -25,6 +25,10 @@ struct QuantizeKernels {
   // y = x / scale, rounded to nearest even and saturated. [format of y]
   void (*store[kNumFormats])(const float* x, float scale, void* y, int64_t n);
   void (*store_columns[kNumFormats])(const float* x, const float* scale, void* y, int64_t n);
+
+  // One row of pack_e5m6 (scaled.h).
+  void (*pack12)(const uint16_t* codes, uint8_t* bytes, int64_t n);
+  void (*unpack12)(const uint8_t* bytes, uint16_t* codes, int64_t n);
 };
 
 extern const QuantizeKernels kQuantizeAvx2;

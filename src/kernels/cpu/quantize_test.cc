@@ -121,6 +121,35 @@ TEST(QuantizeEntries, EveryLevelGivesTheReferencesBits) {
   }
 }
 
+// All 4096 codes come back from their 12 bits, at every level and odd widths.
+TEST(QuantizeEntries, PackedCodesComeBack) {
+  Context& reference = test_context(IsaLevel::kReference, 1);
+  for (const int64_t cols : {0, 1, 2, 33, 64, 101, 4096}) {
+    const int64_t rows = 3;
+    TestTensor codes(DType::kE5M6, {rows, cols}, "codes", 1);
+    auto* code = static_cast<uint16_t*>(codes.view().data);
+    for (int64_t i = 0; i < rows; ++i) {
+      for (int64_t j = 0; j < cols; ++j)
+        code[i * (cols + 1) + j] = static_cast<uint16_t>((j * 7 + i * 11) % 4096);
+    }
+    TestTensor want(DType::kU8, {rows, packed_e5m6_bytes(cols)}, "bytes", 2);
+    ref::pack_e5m6(reference, {.codes = codes, .bytes = want});
+    TestTensor back = codes;
+    std::memset(back.view().data, 0, static_cast<size_t>(cols) * 2);
+    ref::pack_e5m6(reference, {.codes = back, .bytes = want, .unpack = true});
+    EXPECT_EQ(back.bytes(), codes.bytes());
+    PackE5m6Params p{.codes = codes, .bytes = want};
+    for_fast_entries(p, [&](const KernelEntry<PackE5m6Params>& entry, Context& fast) {
+      TestTensor bytes(DType::kU8, {rows, packed_e5m6_bytes(cols)}, "bytes", 2);
+      entry.run(fast, {.codes = codes, .bytes = bytes});
+      EXPECT_EQ(bytes.bytes(), want.bytes()) << entry.name << " " << cols;
+      TestTensor again(DType::kE5M6, {rows, cols}, "codes", 1);
+      entry.run(fast, {.codes = again, .bytes = bytes, .unpack = true});
+      EXPECT_EQ(again.bytes(), codes.bytes()) << entry.name << " " << cols;
+    });
+  }
+}
+
 // A flipped code bit or scale is seen.
 TEST(QuantizeEntries, TheComparisonSeesOneBit) {
   Context& ctx = test_context(IsaLevel::kReference, 1);

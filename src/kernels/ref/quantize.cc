@@ -62,4 +62,26 @@ void dequantize(Context&, const DequantizeParams& p) {
   }
 }
 
+void pack_e5m6(Context&, const PackE5m6Params& p) {
+  const int64_t cols = p.codes.dim(1), half = (cols + 1) / 2;
+  for (int64_t i = 0; i < p.codes.dim(0); ++i) {
+    e5m6* code = p.codes.as<e5m6>() + i * p.codes.stride[0];
+    uint8_t* low = p.bytes.as<uint8_t>() + i * p.bytes.stride[0];
+    uint8_t* high = low + cols;
+    for (int64_t j = 0; j < half; ++j) {
+      const bool pair = j + half < cols;
+      if (p.unpack) {
+        code[j].bits = static_cast<uint16_t>(low[j] | (high[j] & 0xf) << 8);
+        if (pair) code[j + half].bits = static_cast<uint16_t>(low[j + half] | high[j] >> 4 << 8);
+      } else {
+        low[j] = static_cast<uint8_t>(code[j].bits);
+        high[j] = static_cast<uint8_t>(code[j].bits >> 8);
+        if (!pair) continue;
+        low[j + half] = static_cast<uint8_t>(code[j + half].bits);
+        high[j] = static_cast<uint8_t>(high[j] | code[j + half].bits >> 8 << 4);
+      }
+    }
+  }
+}
+
 }  // namespace fathom::ref

@@ -33,6 +33,7 @@ void sum_of_squares(Context& ctx, const SumOfSquaresParams& p);
 void adamw(Context& ctx, const AdamwParams& p);
 void quantize(Context& ctx, const QuantizeParams& p);
 void dequantize(Context& ctx, const DequantizeParams& p);
+void pack_e5m6(Context& ctx, const PackE5m6Params& p);
 void scaled_gemm(Context& ctx, const ScaledGemmParams& p);
 void scaled_grouped_gemm(Context& ctx, const ScaledGroupedGemmParams& p);
 

@@ -1,3 +1,4 @@
+#include <cstring>
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -34,13 +35,10 @@ void plan_dispatch(Context&, const DispatchPlan& p) {
 }
 
 void gather_rows(Context&, const GatherRowsParams& p) {
-  with_compute_type(p.x_TD.dtype == DType::kF64, [&]<typename C>(C) {
-    for (int64_t u = 0; u < p.y_UD.dim(0); ++u) {
-      const auto x = elements<C>(p.x_TD, p.token_U.as<int32_t>()[u]);
-      const auto y = elements<C>(p.y_UD, u);
-      for (int64_t d = 0; d < p.y_UD.dim(1); ++d) y.set(d, x[d]);
-    }
-  });
+  for (int64_t u = 0; u < p.y_UD.dim(0); ++u) {
+    const TensorView from = p.x_TD.at(p.token_U.as<int32_t>()[u]), to = p.y_UD.at(u);
+    std::memcpy(to.data, from.data, static_cast<size_t>(from.num_bytes()));
+  }
 }
 
 void combine_rows(Context&, const CombineRowsParams& p) {
