@@ -6,24 +6,19 @@
 #include <unordered_map>
 
 #include "core/error.h"
-#include "data/tokenizer/added_token_finder.h"
-#include "data/tokenizer/bpe.h"
-#include "data/tokenizer/pre_tokenizer.h"
+#include "data/tokenizer/text_encoder.h"
+#include "data/tokenizer/tokenizer_impl.h"
 #include "data/tokenizer/tokenizer_json.h"
 #include "data/tokenizer/unicode.h"
-#include "data/tokenizer/whole_pieces.h"
 
 namespace fathom {
 namespace {
 
-// Checks a definition; what it returns is found on the way.
-struct Checked {
-  std::array<TokenId, 256> byte_tokens;
-  std::vector<uint8_t> is_added;
-  std::vector<uint8_t> is_special;
-};
+// Above this a text pays for a cache of its own (0.9 MiB to clear).
+constexpr size_t kCachedBytes = 256 << 10;
 
-Checked check_definition(const TokenizerDefinition& definition, const std::string& where) {
+CheckedDefinition check_definition(const TokenizerDefinition& definition,
+                                   const std::string& where) {
   const auto num_tokens = static_cast<int64_t>(definition.tokens.size());
   const auto bad = [&](const std::string& field, const std::string& found,
                        const std::string& expected) {
@@ -31,7 +26,7 @@ Checked check_definition(const TokenizerDefinition& definition, const std::strin
   };
   if (num_tokens > INT32_MAX / 2) bad("tokens", fmt::format("{}", num_tokens), "fewer than 2^30");
   const auto valid = [&](TokenId id) { return id >= 0 && id < num_tokens; };
-  Checked checked;
+  CheckedDefinition checked;
   checked.is_added.resize(definition.tokens.size());
   checked.is_special.resize(definition.tokens.size());
   for (const AddedToken& token : definition.added) {
@@ -92,60 +87,35 @@ Checked check_definition(const TokenizerDefinition& definition, const std::strin
 
 }  // namespace
 
-struct Tokenizer::Impl {
-  Impl(TokenizerDefinition d, const std::string& where)
-      : definition(std::move(d)),
-        checked(check_definition(definition, where)),
-        pre_tokenizer(definition.split_patterns, where),
-        merges(definition.merges, checked.byte_tokens),
-        whole_pieces(definition.tokens),
-        added(definition.added) {
-    // A piece may be looked up as a whole where merging would lead to that token anyway (not every
-    // token is what its own bytes merge to), or where the vocabulary says to ignore the merges.
-    BpeScratch scratch;
-    std::vector<TokenId> ids;
-    for (size_t id = 0; id < definition.tokens.size(); ++id) {
-      if (checked.is_added[id]) continue;
-      bool whole = definition.ignore_merges;
-      if (!whole) {
-        ids.clear();
-        merges.merge(definition.tokens[id], scratch, ids);
-        whole = ids.size() == 1 && ids[0] == static_cast<TokenId>(id);
-      }
-      if (whole) whole_pieces.insert(static_cast<TokenId>(id));
-    }
-    for (const SpecialTokenName& token : special_token_names()) {
-      for (const AddedToken& a : definition.added) {
-        if (a.content == token.name) special.*token.field = a.id;
-      }
+Tokenizer::Impl::Impl(TokenizerDefinition d, const std::string& where)
+    : definition(std::move(d)),
+      checked(check_definition(definition, where)),
+      pre_tokenizer(definition.split_patterns, where),
+      merges(definition.merges, checked.byte_tokens),
+      whole_pieces(definition.tokens),
+      added(definition.added) {
+  // A piece may be looked up as a whole where merging would lead to that token anyway (not every
+  // token is what its own bytes merge to), or where the vocabulary says to ignore the merges.
+  BpeScratch scratch;
+  std::vector<TokenId> ids;
+  std::vector<uint8_t> is_own_merge(definition.tokens.size());
+  for (size_t id = 0; id < definition.tokens.size(); ++id) {
+    if (checked.is_added[id]) continue;
+    ids.clear();
+    merges.merge(definition.tokens[id], scratch, ids);
+    is_own_merge[id] = ids.size() == 1 && ids[0] == static_cast<TokenId>(id);
+    if (is_own_merge[id] || definition.ignore_merges) whole_pieces.insert(static_cast<TokenId>(id));
+  }
+  if (!definition.ignore_merges) {
+    backtracking = BacktrackingBpe::make(definition.tokens, definition.merges, checked.byte_tokens,
+                                         is_own_merge);
+  }
+  for (const SpecialTokenName& token : special_token_names()) {
+    for (const AddedToken& a : definition.added) {
+      if (a.content == token.name) special.*token.field = a.id;
     }
   }
-
-  void encode_text(std::string_view text, BpeScratch& scratch, std::vector<int64_t>& ends,
-                   std::vector<TokenId>& ids) const {
-    pre_tokenizer.split(text, ends);
-    int64_t begin = 0;
-    for (const int64_t end : ends) {
-      const std::string_view piece =
-          text.substr(static_cast<size_t>(begin), static_cast<size_t>(end - begin));
-      begin = end;
-      const TokenId whole = whole_pieces.find(piece);
-      if (whole != kNoToken) {
-        ids.push_back(whole);
-      } else {
-        merges.merge(piece, scratch, ids);
-      }
-    }
-  }
-
-  TokenizerDefinition definition;
-  Checked checked;
-  PreTokenizer pre_tokenizer;
-  BpeMerges merges;
-  WholePieces whole_pieces;
-  AddedTokenFinder added;
-  SpecialTokens special;
-};
+}
 
 Tokenizer::Tokenizer(TokenizerDefinition definition, const std::string& where)
     : impl_(std::make_shared<const Impl>(std::move(definition), where)) {}
@@ -185,19 +155,25 @@ const TokenizerDefinition& Tokenizer::definition() const { return impl_->definit
 
 void Tokenizer::encode(std::string_view text, const EncodeOptions& options,
                        std::vector<TokenId>& ids) const {
-  BpeScratch scratch;
-  std::vector<int64_t> ends;
-  if (!options.allow_special) {
-    impl_->encode_text(text, scratch, ends, ids);
+  if (text.size() > kCachedBytes) {
+    TextEncoder(*this).encode(text, options, ids);
     return;
   }
+  Impl::Scratch scratch;
+  std::vector<int64_t> ends;
+  const auto encode_text = [&](std::string_view part) {
+    impl_->pre_tokenizer.for_each_piece(
+        part, ends, [&](std::string_view piece) { impl_->encode_piece(piece, scratch, ids); });
+  };
   size_t at = 0;
-  for (const AddedTokenFinder::Found& found : impl_->added.find_all(text)) {
-    impl_->encode_text(text.substr(at, found.begin - at), scratch, ends, ids);
-    ids.push_back(found.id);
-    at = found.end;
+  if (options.allow_special) {
+    for (const AddedTokenFinder::Found& found : impl_->added.find_all(text)) {
+      encode_text(text.substr(at, found.begin - at));
+      ids.push_back(found.id);
+      at = found.end;
+    }
   }
-  impl_->encode_text(text.substr(at), scratch, ends, ids);
+  encode_text(text.substr(at));
 }
 
 std::vector<TokenId> Tokenizer::encode(std::string_view text, const EncodeOptions& options) const {
@@ -222,13 +198,9 @@ std::string Tokenizer::decode(std::span<const TokenId> ids, const DecodeOptions&
 
 std::vector<std::string_view> Tokenizer::pieces(std::string_view text) const {
   std::vector<int64_t> ends;
-  impl_->pre_tokenizer.split(text, ends);
   std::vector<std::string_view> pieces;
-  int64_t begin = 0;
-  for (const int64_t end : ends) {
-    pieces.push_back(text.substr(static_cast<size_t>(begin), static_cast<size_t>(end - begin)));
-    begin = end;
-  }
+  impl_->pre_tokenizer.for_each_piece(text, ends,
+                                      [&](std::string_view piece) { pieces.push_back(piece); });
   return pieces;
 }
 

@@ -115,7 +115,8 @@ class Tokenizer {
   const SpecialTokens& special() const;
   const TokenizerDefinition& definition() const;
 
-  // Appends to `ids`. Time is n log n in the length of the text, whatever stands in it.
+  // Appends to `ids`. Time is n log n in the length of the text, whatever stands in it. For many
+  // texts text_encoder.h is faster.
   void encode(std::string_view text, const EncodeOptions& options, std::vector<TokenId>& ids) const;
   std::vector<TokenId> encode(std::string_view text, const EncodeOptions& options = {}) const;
 
@@ -126,8 +127,11 @@ class Tokenizer {
   // The pieces that the pre-tokenizer cuts `text` into; together they are `text`.
   std::vector<std::string_view> pieces(std::string_view text) const;
 
+  struct Impl;  // tokenizer_impl.h
+
  private:
-  struct Impl;
+  friend class TextEncoder;
+  friend class BatchEncoder;
   std::shared_ptr<const Impl> impl_;
 };
 
