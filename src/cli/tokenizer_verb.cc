@@ -1,5 +1,6 @@
 // `fathom tokenizer train|encode|decode|show`: byte-level BPE.
 #include <fmt/ranges.h>
+#include <unistd.h>
 
 #include <cstdio>
 #include <iostream>
@@ -9,6 +10,7 @@
 #include "cli/verbs.h"
 #include "core/json.h"
 #include "data/tokenizer/bpe_trainer.h"
+#include "data/tokenizer/line_batches.h"
 #include "data/tokenizer/tokenizer_lines.h"
 #include "runtime/context.h"
 
@@ -32,12 +34,20 @@ std::string text_or_standard_input(const Options& options) {
   return {std::istreambuf_iterator<char>(std::cin), {}};
 }
 
-template <typename F>
-int for_each_input_line(F&& convert) {
-  std::string line;
-  for (int64_t number = 1; std::getline(std::cin, line); ++number) {
-    fmt::print("{}\n", convert(line, fmt::format("standard input:{}", number)));
-  }
+// Standard input to standard output, line by line and in order, over the threads.
+// answer(line, where, thread index).
+template <typename Answer>
+int answer_lines(ThreadPool& threads, Answer&& answer) {
+  LineBatches input(STDIN_FILENO, "standard input");
+  convert_lines(
+      input, &threads,
+      [&](std::string_view line, int64_t number, int thread_idx, std::string& out) {
+        out += answer(line, fmt::format("standard input:{}", number), thread_idx);
+      },
+      [](std::string_view answers) {
+        std::fwrite(answers.data(), 1, answers.size(), stdout);
+        std::fflush(stdout);
+      });
   return kExitDone;
 }
 
@@ -70,8 +80,11 @@ int run_encode(const Options& options) {
   const Tokenizer tokenizer = load(options);
   const EncodeOptions encoding{.allow_special = options.special};
   if (options.jsonl) {
-    return for_each_input_line([&](const std::string& line, const std::string& where) {
-      return encode_json_line(tokenizer, line, encoding, where);
+    Context ctx(static_cast<int>(options.threads));
+    std::vector<TextEncoder> encoders;  // by thread
+    for (int i = 0; i < ctx.threads().num_threads(); ++i) encoders.emplace_back(tokenizer);
+    return answer_lines(ctx.threads(), [&](std::string_view line, const std::string& where, int i) {
+      return encode_json_line(encoders[static_cast<size_t>(i)], line, encoding, where);
     });
   }
   fmt::print("[{}]\n",
@@ -83,7 +96,8 @@ int run_decode(const Options& options) {
   const Tokenizer tokenizer = load(options);
   const DecodeOptions decoding{.skip_special = options.skip_special};
   if (options.jsonl) {
-    return for_each_input_line([&](const std::string& line, const std::string& where) {
+    Context ctx(static_cast<int>(options.threads));
+    return answer_lines(ctx.threads(), [&](std::string_view line, const std::string& where, int) {
       return decode_json_line(tokenizer, line, decoding, where);
     });
   }
@@ -191,6 +205,7 @@ Verb tokenizer_encode_verb() {
         line.add("--jsonl", o.jsonl,
                  "standard input holds lines {\"text\": …}; print lines {\"ids\": […]}");
         line.add("--special", o.special, "special tokens in the text become their ids");
+        line.add_threads(o.threads);
       },
       run_encode);
 }
@@ -204,6 +219,7 @@ Verb tokenizer_decode_verb() {
         line.add("--jsonl", o.jsonl,
                  "standard input holds lines {\"ids\": […]}; print lines {\"text\": …}");
         line.add("--skip-special", o.skip_special, "leave special tokens out");
+        line.add_threads(o.threads);
       },
       run_decode);
 }

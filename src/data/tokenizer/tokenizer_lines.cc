@@ -1,12 +1,13 @@
 #include "data/tokenizer/tokenizer_lines.h"
 
-#include <fmt/ranges.h>
+#include <fmt/format.h>
 
 #include <algorithm>
 
 #include "core/error.h"
 #include "core/json.h"
 #include "data/compress/gzip.h"
+#include "data/tokenizer/json_text.h"
 #include "data/tokenizer/unicode.h"
 
 namespace fathom {
@@ -29,6 +30,8 @@ Json member_of_line(std::string_view line, const char* key, const std::string& w
 }
 
 std::string text_of_line(std::string_view line, const std::string& where) {
+  std::string text;
+  if (read_plain_text_line(line, text)) return text;
   return member_of_line(line, "text", where, "a string",
                         [](const Json& v) { return v.is_string(); })
       .get<std::string>();
@@ -50,10 +53,18 @@ bool is_blank(std::string_view line) {
 
 }  // namespace
 
-std::string encode_json_line(const Tokenizer& tokenizer, std::string_view line,
+std::string encode_json_line(TextEncoder& encoder, std::string_view line,
                              const EncodeOptions& options, const std::string& where) {
-  const std::vector<TokenId> ids = tokenizer.encode(text_of_line(line, where), options);
-  return fmt::format("{{\"ids\": [{}]}}", fmt::join(ids, ", "));
+  std::vector<TokenId> ids;
+  encoder.encode(text_of_line(line, where), options, ids);
+  std::string answer = "{\"ids\": [";
+  answer.reserve(ids.size() * 8 + 16);
+  for (size_t i = 0; i < ids.size(); ++i) {
+    if (i > 0) answer += ", ";
+    const fmt::format_int digits(ids[i]);
+    answer.append(digits.data(), digits.size());
+  }
+  return answer + "]}";
 }
 
 std::string decode_json_line(const Tokenizer& tokenizer, std::string_view line,
@@ -70,7 +81,9 @@ std::string decode_json_line(const Tokenizer& tokenizer, std::string_view line,
     }
     ids.push_back(value.get<TokenId>());
   }
-  return Json{{"text", utf8_with_replacement(tokenizer.decode(ids, options))}}.dump();
+  std::string answer = "{\"text\":";
+  append_json_string(utf8_with_replacement(tokenizer.decode(ids, options)), answer);
+  return answer + "}";
 }
 
 std::string visible_token(std::string_view bytes) {

@@ -8,13 +8,13 @@
 #include <string_view>
 #include <vector>
 
-#include "data/tokenizer/tokenizer.h"
+#include "data/tokenizer/text_encoder.h"
 
 namespace fathom {
 
 // {"text": …} → {"ids": […]}, and back. Errors name `where` (the file and line). Bytes that are not
 // UTF-8 cannot stand in JSON: the decoded text has U+FFFD for them.
-std::string encode_json_line(const Tokenizer& tokenizer, std::string_view line,
+std::string encode_json_line(TextEncoder& encoder, std::string_view line,
                              const EncodeOptions& options, const std::string& where);
 std::string decode_json_line(const Tokenizer& tokenizer, std::string_view line,
                              const DecodeOptions& options, const std::string& where);
