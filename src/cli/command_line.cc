@@ -263,9 +263,9 @@ class Parser {
     CLI::Option* option = app.add_option(spec.name_, CLI::callback_t{}, help);
     const bool list = spec.kind_ == OptionSpec::Kind::kTextList;
     if (list || !positional) {
-      // One value each time the option stands there (read_values counts them); a positional list
-      // takes all that is left.
-      option->expected(1, CLI::detail::expected_max_vector_size)->allow_extra_args(positional);
+      // A list takes all values that follow, each time it stands there; any other option one
+      // (read_values counts them).
+      option->expected(1, CLI::detail::expected_max_vector_size)->allow_extra_args(list);
     } else {
       option->expected(1);
     }

@@ -3,9 +3,11 @@
 #include <memory>
 
 #include "cli/live_panel.h"
+#include "cli/terminal.h"
 #include "cli/verbs.h"
 #include "core/file.h"
 #include "core/json.h"
+#include "data/text/peek.h"
 #include "data/text/prepare.h"
 #include "runtime/context.h"
 
@@ -98,6 +100,26 @@ int run_prepare(const PrepareOptions& options) {
   return kExitDone;
 }
 
+struct PeekVerbOptions {
+  std::string folder;
+  PeekOptions peek;
+  bool json = false, verify = false;
+};
+
+int run_peek(const PeekVerbOptions& options) {
+  FileSystem& files = local_file_system();
+  const ShardSet shards =
+      ShardSet::open(files, options.folder,
+                     options.verify ? ShardSet::Verify::kChecksums : ShardSet::Verify::kSizes);
+  const Tokenizer tokenizer = Tokenizer::load(files, options.folder);
+  if (options.json) {
+    fmt::print("{}\n", peek_json(shards, tokenizer, options.peek).dump());
+  } else {
+    fmt::print("{}", peek_text(shards, tokenizer, options.peek, terminal_info(stdout).color));
+  }
+  return kExitDone;
+}
+
 }  // namespace
 
 Verb data_prepare_verb() {
@@ -128,6 +150,25 @@ Verb data_prepare_verb() {
                     "--set duplicates.threshold=0.7");
               },
           .run = [options] { return run_prepare(*options); }};
+}
+
+Verb data_peek_verb() {
+  auto options = std::make_shared<PeekVerbOptions>();
+  return {.name = "data peek",
+          .help = "what is in a folder of token shards",
+          .declare =
+              [options](CommandLine& line) {
+                PeekVerbOptions& o = *options;
+                line.add("shards", o.folder, "folder that `data prepare` wrote").required();
+                line.add("--first", o.peek.first, "number of the first document shown").at_least(0);
+                line.add("--documents", o.peek.num_documents, "documents shown").at_least(0);
+                line.add("--tokens", o.peek.max_tokens, "tokens shown of each; 0: all").at_least(0);
+                line.add("--label", o.peek.label,
+                         "only documents of this language or kind: zh, code");
+                line.add("--verify", o.verify, "read every byte and compare the checksums");
+                line.add_json(o.json);
+              },
+          .run = [options] { return run_peek(*options); }};
 }
 
 }  // namespace fathom::cli

@@ -192,8 +192,9 @@ void DocumentReader::read_part(RawSegment& segment) {
   const size_t begin = bytes.size();
   const int64_t room = jsonl ? std::max<int64_t>(segment_bytes_ - static_cast<int64_t>(begin), 1)
                              : max_document_bytes_ + 1;
-  while (static_cast<int64_t>(bytes.size() - begin) < room &&
-         fill(bytes, room - static_cast<int64_t>(bytes.size() - begin), segment) > 0) {
+  // In growing steps: most files are far smaller than a segment.
+  for (int64_t have = 0; have < room; have = static_cast<int64_t>(bytes.size() - begin)) {
+    if (fill(bytes, std::min(room - have, std::max(have, kStepBytes)), segment) == 0) break;
   }
   const bool ended = static_cast<int64_t>(bytes.size() - begin) < room && at_end_;
   size_t end = bytes.size();
