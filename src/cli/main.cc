@@ -12,6 +12,7 @@ int main(int argc, char** argv) {
       tokenizer_decode_verb(),
       tokenizer_show_verb(),
       data_prepare_verb(),
+      data_peek_verb(),
       demo_verb(),
       train_verb(),
       inspect_verb(),

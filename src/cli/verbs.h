@@ -12,6 +12,7 @@ Verb tokenizer_encode_verb();
 Verb tokenizer_decode_verb();
 Verb tokenizer_show_verb();
 Verb data_prepare_verb();
+Verb data_peek_verb();
 Verb demo_verb();
 Verb train_verb();
 Verb inspect_verb();
