@@ -15,37 +15,7 @@
 namespace fathom {
 namespace {
 
-using PieceCounts = std::unordered_map<std::string_view, int64_t>;
-
-// How often each distinct piece occurs. Sums do not depend on who counted what.
-PieceCounts count_pieces(std::span<const std::string_view> documents,
-                         const PreTokenizer& pre_tokenizer, ThreadPool* threads) {
-  const auto count_document = [&](std::string_view text, std::vector<int64_t>& ends,
-                                  PieceCounts& counts) {
-    pre_tokenizer.split(text, ends);
-    int64_t begin = 0;
-    for (const int64_t end : ends) {
-      ++counts[text.substr(static_cast<size_t>(begin), static_cast<size_t>(end - begin))];
-      begin = end;
-    }
-  };
-  const auto num_threads = static_cast<size_t>(threads == nullptr ? 1 : threads->num_threads());
-  std::vector<PieceCounts> counts(num_threads);
-  std::vector<std::vector<int64_t>> ends(num_threads);
-  if (threads == nullptr) {
-    for (const std::string_view document : documents) count_document(document, ends[0], counts[0]);
-  } else {
-    threads->parallel_for(static_cast<int64_t>(documents.size()), [&](int64_t i, int thread_idx) {
-      const auto t = static_cast<size_t>(thread_idx);
-      count_document(documents[static_cast<size_t>(i)], ends[t], counts[t]);
-    });
-  }
-  for (size_t t = 1; t < num_threads; ++t) {
-    for (const auto& [piece, count] : counts[t]) counts[0][piece] += count;
-    counts[t].clear();
-  }
-  return std::move(counts[0]);
-}
+const std::string kWhere = "tokenizer training";
 
 // The text as words of token ids, and the counts of all neighbouring pairs kept up to date while
 // merges are applied. A pair remembers the words where it has ever been: a merge visits only those.
@@ -61,16 +31,19 @@ class PairCounts {
     }
   };
 
-  PairCounts(const PieceCounts& pieces, std::span<const TokenId, 256> byte_tokens) {
-    for (const auto& [piece, count] : pieces) {
-      if (piece.size() < 2) continue;
-      const auto word = narrow<int32_t>(static_cast<int64_t>(words_.size()));
-      words_.push_back(
-          {static_cast<int64_t>(symbols_.size()), static_cast<int64_t>(piece.size()), count});
-      for (const char c : piece) symbols_.push_back(byte_tokens[static_cast<uint8_t>(c)]);
-      const TokenId* symbol = &symbols_[symbols_.size() - piece.size()];
-      for (size_t i = 0; i + 1 < piece.size(); ++i) add(symbol[i], symbol[i + 1], count, word);
-    }
+  explicit PairCounts(std::span<const TokenId, 256> byte_tokens) : byte_tokens_(byte_tokens) {}
+
+  // All pieces first; merging begins after start().
+  void add_piece(std::string_view piece, int64_t count) {
+    if (piece.size() < 2) return;
+    const auto word = narrow<int32_t>(static_cast<int64_t>(words_.size()));
+    words_.push_back(
+        {static_cast<int64_t>(symbols_.size()), static_cast<int64_t>(piece.size()), count});
+    for (const char c : piece) symbols_.push_back(byte_tokens_[static_cast<uint8_t>(c)]);
+    const TokenId* symbol = &symbols_[symbols_.size() - piece.size()];
+    for (size_t i = 0; i + 1 < piece.size(); ++i) add(symbol[i], symbol[i + 1], count, word);
+  }
+  void start() {
     for (const uint64_t key : changed_) push(key);
     changed_.clear();
   }
@@ -155,6 +128,7 @@ class PairCounts {
     word.size = kept;
   }
 
+  std::span<const TokenId, 256> byte_tokens_;
   std::vector<Word> words_;
   std::vector<TokenId> symbols_;
   PairMap<Pair> pairs_;
@@ -164,15 +138,44 @@ class PairCounts {
 
 }  // namespace
 
-Tokenizer train_bpe(std::span<const std::string_view> documents, const BpeTrainConfig& config,
-                    ThreadPool* threads) {
-  const std::string where = "tokenizer training";
-  const auto num_added = static_cast<int64_t>(config.added.size());
-  if (config.vocab_size < 256 + num_added || config.vocab_size > INT32_MAX / 2) {
-    throw_bad_input({where, "vocab_size", fmt::format("{}", config.vocab_size),
-                     fmt::format("256 bytes + {} special tokens or more, below 2^30", num_added),
-                     ""});
+struct BpeTrainer::Impl {
+  Impl(BpeTrainConfig c, ThreadPool* threads)
+      : config(std::move(c)),
+        pre_tokenizer(config.split_patterns, kWhere),
+        counter(pre_tokenizer, config.counting, threads) {
+    const auto num_added = static_cast<int64_t>(config.added.size());
+    if (config.vocab_size < 256 + num_added || config.vocab_size > INT32_MAX / 2) {
+      throw_bad_input({kWhere, "vocab_size", fmt::format("{}", config.vocab_size),
+                       fmt::format("256 bytes + {} special tokens or more, below 2^30", num_added),
+                       ""});
+    }
   }
+
+  BpeTrainConfig config;
+  PreTokenizer pre_tokenizer;
+  PieceCounter counter;
+  PieceCounter::Totals totals;
+};
+
+BpeTrainer::BpeTrainer(BpeTrainConfig config, ThreadPool* threads)
+    : impl_(std::make_unique<Impl>(std::move(config), threads)) {}
+BpeTrainer::~BpeTrainer() = default;
+
+void BpeTrainer::add(std::span<const std::string_view> documents) {
+  impl_->counter.add(static_cast<int64_t>(documents.size()),
+                     [&](int64_t i, std::string&) { return documents[static_cast<size_t>(i)]; });
+}
+
+void BpeTrainer::add(int64_t count,
+                     const std::function<std::string_view(int64_t, std::string&)>& document) {
+  impl_->counter.add(count, document);
+}
+
+const PieceCounter::Totals& BpeTrainer::totals() const { return impl_->totals; }
+
+Tokenizer BpeTrainer::finish() {
+  const BpeTrainConfig& config = impl_->config;
+  const auto num_added = static_cast<int64_t>(config.added.size());
   TokenizerDefinition definition;
   definition.split_patterns = config.split_patterns;
   TokenId byte_tokens[256];
@@ -181,8 +184,10 @@ Tokenizer train_bpe(std::span<const std::string_view> documents, const BpeTrainC
     definition.tokens.emplace_back(1, byte);
   }
 
-  const PreTokenizer pre_tokenizer(config.split_patterns, where);
-  PairCounts pairs(count_pieces(documents, pre_tokenizer, threads), byte_tokens);
+  PairCounts pairs(byte_tokens);
+  impl_->totals = impl_->counter.finish(
+      [&](std::string_view piece, int64_t count) { pairs.add_piece(piece, count); });
+  pairs.start();
   // Two different pairs may spell the same bytes: they share one token. So a merged pair can come
   // up again where such a token has appeared anew; it is then applied, but is no new merge.
   std::unordered_map<std::string, TokenId> id_of;
@@ -204,7 +209,14 @@ Tokenizer train_bpe(std::span<const std::string_view> documents, const BpeTrainC
     definition.tokens.push_back(token.content);
     definition.added.push_back(std::move(token));
   }
-  return Tokenizer(std::move(definition), where);
+  return Tokenizer(std::move(definition), kWhere);
+}
+
+Tokenizer train_bpe(std::span<const std::string_view> documents, const BpeTrainConfig& config,
+                    ThreadPool* threads) {
+  BpeTrainer trainer(config, threads);
+  trainer.add(documents);
+  return trainer.finish();
 }
 
 }  // namespace fathom

@@ -10,11 +10,14 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "data/tokenizer/piece_counter.h"
 #include "data/tokenizer/tokenizer.h"
 #include "runtime/thread_pool.h"
 
@@ -28,7 +31,30 @@ struct BpeTrainConfig {
   // Appended in this order; the default is the list of special_token_names().
   std::vector<AddedToken> added = default_added_tokens();
 
+  // By default everything is counted in memory.
+  PieceCounterConfig counting = {};
+
   static std::vector<AddedToken> default_added_tokens();
+};
+
+// For texts larger than the memory: documents come a part at a time.
+class BpeTrainer {
+ public:
+  // `threads` may be null: one thread.
+  explicit BpeTrainer(BpeTrainConfig config, ThreadPool* threads = nullptr);
+  ~BpeTrainer();
+  void add(std::span<const std::string_view> documents);
+  // document(i, buffer) for i in [0, count), over the threads: see PieceCounter::add.
+  void add(int64_t count,
+           const std::function<std::string_view(int64_t i, std::string& buffer)>& document);
+  // Once, after all documents.
+  Tokenizer finish();
+  // What was counted; after finish().
+  const PieceCounter::Totals& totals() const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
 };
 
 // `threads` may be null: one thread.
