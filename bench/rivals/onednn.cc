@@ -49,10 +49,9 @@ class Matmul {
     return packed;
   }
   void run(const void* a, const memory& b, void* c, const void* multiply_by = nullptr) {
-    std::unordered_map<int, memory> arguments{
-        {DNNL_ARG_SRC, library_.view(desc_.src_desc(), a)},
-        {DNNL_ARG_WEIGHTS, b},
-        {DNNL_ARG_DST, library_.view(desc_.dst_desc(), c)}};
+    std::unordered_map<int, memory> arguments{{DNNL_ARG_SRC, library_.view(desc_.src_desc(), a)},
+                                              {DNNL_ARG_WEIGHTS, b},
+                                              {DNNL_ARG_DST, library_.view(desc_.dst_desc(), c)}};
     if (multiply_by != nullptr) {
       arguments.insert({DNNL_ARG_ATTR_MULTIPLE_POST_OP(1) | DNNL_ARG_SRC_1,
                         library_.view(desc_.dst_desc(), multiply_by)});
@@ -64,7 +63,8 @@ class Matmul {
   static dnnl::matmul::primitive_desc make(const Library& library, memory::data_type type,
                                            int64_t m, int64_t n, int64_t k,
                                            bool swish_and_multiply) {
-    const memory::desc a({m, k}, type, Tag::ab), b({k, n}, type, Tag::any), c({m, n}, type, Tag::ab);
+    const memory::desc a({m, k}, type, Tag::ab), b({k, n}, type, Tag::any),
+        c({m, n}, type, Tag::ab);
     dnnl::primitive_attr attributes;
     if (swish_and_multiply) {
       dnnl::post_ops after;
@@ -101,8 +101,8 @@ struct Expert {
 std::function<void(int)> prepare_experts(const std::shared_ptr<Library>& library,
                                          const Experts& x) {
   const auto copies = std::make_shared<std::vector<std::deque<Expert>>>();
-  const auto up_rows = std::make_shared<std::vector<uint16_t>>(
-      static_cast<size_t>(x.offsets[0].back() * x.width));
+  const auto up_rows =
+      std::make_shared<std::vector<uint16_t>>(static_cast<size_t>(x.offsets[0].back() * x.width));
   const auto h_rows = std::make_shared<std::vector<uint16_t>>(up_rows->size());
   for (const std::vector<int64_t>& offsets : x.offsets) {
     std::deque<Expert>& experts = copies->emplace_back();

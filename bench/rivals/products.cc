@@ -1,7 +1,8 @@
-// Our matrix products beside those of oneDNN and OpenBLAS, in one process and in turns (ours, rival,
-// ours, rival): a virtual machine changes its placement and its neighbours within seconds, so only
-// the ratio of neighbouring runs means anything. For each round and contender the time of one call
-// is taken over about 30 ms; the table gives medians, and the ratio's median, lowest and highest.
+// Our matrix products beside those of oneDNN and OpenBLAS, in one process and in turns (ours,
+// rival, ours, rival): a virtual machine changes its placement and its neighbours within seconds,
+// so only the ratio of neighbouring runs means anything. For each round and contender the time of
+// one call is taken over about 30 ms; the table gives medians, and the ratio's median, lowest and
+// highest.
 //
 //   bench_rivals [--threads N] [--rounds N] [--filter REGEX] [--json]
 //
@@ -34,7 +35,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 using Milliseconds = std::chrono::milliseconds;
 constexpr double kRunSeconds = 0.03;
-constexpr Milliseconds kSpinOut{50};                    // longer than either library's threads spin
+constexpr Milliseconds kSpinOut{50};                   // longer than either library's threads spin
 constexpr int64_t kBeyondCaches = int64_t{192} << 20;  // bytes of all copies of cold weights
 
 double seconds_since(Clock::time_point begin) {
@@ -255,11 +256,12 @@ void run_case(Context& ctx, Case& c, int rounds) {
 }
 
 void print_machine(const char* when, const MachineLimits& limits) {
-  fmt::print(stderr,
-             "{}: {} threads, bf16 {:.1f} GFLOP/s, fp32 {:.1f} GFLOP/s, read {:.1f} GB/s, round trip "
-             "between processors {:.2f} us\n",
-             when, limits.threads, limits.bf16_flops * 1e-9, limits.fp32_flops * 1e-9,
-             limits.read_bytes * 1e-9, measure_round_trip() * 1e6);
+  fmt::print(
+      stderr,
+      "{}: {} threads, bf16 {:.1f} GFLOP/s, fp32 {:.1f} GFLOP/s, read {:.1f} GB/s, round trip "
+      "between processors {:.2f} us\n",
+      when, limits.threads, limits.bf16_flops * 1e-9, limits.fp32_flops * 1e-9,
+      limits.read_bytes * 1e-9, measure_round_trip() * 1e6);
 }
 
 void print_case(const Case& c, int threads, bool json) {
@@ -283,9 +285,10 @@ void print_case(const Case& c, int threads, bool json) {
                       {"ratio_high", *high}};
       fmt::print("{}\n", line.dump());
     } else {
-      fmt::print("| {:24} | {:24} | {:8.1f} | {:6.2f} | {:3.0f} % {:4} | {:5.2f} ({:.2f} to {:.2f}) |\n",
-                 c.name, contender.name, c.flops / s * 1e-9, c.weight_bytes / s * 1e-9, 100 * share,
-                 c.bandwidth_bound ? "read" : "peak", median(ratios), *low, *high);
+      fmt::print(
+          "| {:24} | {:24} | {:8.1f} | {:6.2f} | {:3.0f} % {:4} | {:5.2f} ({:.2f} to {:.2f}) |\n",
+          c.name, contender.name, c.flops / s * 1e-9, c.weight_bytes / s * 1e-9, 100 * share,
+          c.bandwidth_bound ? "read" : "peak", median(ratios), *low, *high);
     }
   }
   std::fflush(stdout);
@@ -306,7 +309,8 @@ int run(int argc, char** argv) {
     } else if (has_value && std::strcmp(argv[i], "--filter") == 0) {
       filter = argv[++i];
     } else {
-      fmt::print(stderr, "usage: {} [--threads N] [--rounds N] [--filter REGEX] [--json]\n", argv[0]);
+      fmt::print(stderr, "usage: {} [--threads N] [--rounds N] [--filter REGEX] [--json]\n",
+                 argv[0]);
       return 2;
     }
   }

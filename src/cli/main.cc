@@ -7,6 +7,7 @@ int main(int argc, char** argv) {
   using namespace fathom::cli;
   const std::vector<Verb> verbs = {
       doctor_verb(),
+      bench_verb(),
       tokenizer_train_verb(),
       tokenizer_encode_verb(),
       tokenizer_decode_verb(),

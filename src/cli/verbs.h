@@ -7,6 +7,7 @@ namespace fathom::cli {
 
 // In the order of main.cc.
 Verb doctor_verb();
+Verb bench_verb();
 Verb tokenizer_train_verb();
 Verb tokenizer_encode_verb();
 Verb tokenizer_decode_verb();

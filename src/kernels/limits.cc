@@ -8,7 +8,6 @@
 #include <thread>
 #include <vector>
 
-#include "core/arena.h"
 #include "kernels/cpu/peak_kernels.h"
 #include "kernels/peak.h"
 
@@ -16,8 +15,15 @@ namespace fathom {
 namespace {
 
 using Clock = std::chrono::steady_clock;
+constexpr int64_t kProbeBytes = int64_t{256} << 20, kProbeBlock = int64_t{1} << 20;
 double seconds_since(Clock::time_point begin) {
   return std::chrono::duration<double>(Clock::now() - begin).count();
+}
+
+// Word by word the compiler's own vectors: writing is the limit, not the instructions.
+constexpr int64_t kFlip = 2;
+void flip(uint64_t* words, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) words[i] ^= static_cast<uint64_t>(kFlip);
 }
 
 uint64_t sum_words(const uint64_t* words, int64_t count) {
@@ -49,29 +55,45 @@ void pin_this_thread(int processor) {
 
 }  // namespace
 
-double measure_read_bandwidth(Context& ctx, double seconds) {
-  constexpr int64_t kBytes = int64_t{256} << 20, kBlock = int64_t{1} << 20;  // beyond the caches
-  Arena memory("bandwidth probe", kBytes);
-  const TensorView words = memory.allocate(DType::kI64, {kBytes / 8}, "words");
-  ctx.threads().parallel_for(kBytes / kBlock, [&](int64_t block, int) {
-    std::fill_n(words.as<int64_t>() + block * (kBlock / 8), kBlock / 8, int64_t{1});
-  });
+BandwidthProbe::BandwidthProbe()
+    : memory_("bandwidth probe", kProbeBytes),
+      words_(memory_.allocate(DType::kI64, {kProbeBytes / 8}, "words")) {
+  std::fill_n(words_.as<int64_t>(), kProbeBytes / 8, int64_t{1});
+}
+
+double BandwidthProbe::measure(Context& ctx, Kind kind, double seconds) {
+  const bool update = kind == Kind::kUpdate;
   const auto sum = ctx.isa() >= IsaLevel::kAvx512 ? sum_words_avx512
                    : ctx.isa() >= IsaLevel::kAvx2 ? sum_words_avx2
                                                   : sum_words;
-  std::vector<uint64_t> sums(kBytes / kBlock);
+  std::vector<uint64_t> sums(kProbeBytes / kProbeBlock);
   double best = 0;
   const auto begin = Clock::now();
   for (int pass = 0; pass < 2 || seconds_since(begin) < seconds; ++pass) {
     const auto pass_begin = Clock::now();
-    ctx.threads().parallel_for(kBytes / kBlock, [&](int64_t block, int) {
-      const auto* at = reinterpret_cast<const uint64_t*>(words.as<int64_t>());
-      sums[static_cast<size_t>(block)] = sum(at + block * (kBlock / 8), kBlock / 8);
+    ctx.threads().parallel_for(kProbeBytes / kProbeBlock, [&](int64_t block, int) {
+      auto* at = reinterpret_cast<uint64_t*>(words_.as<int64_t>()) + block * (kProbeBlock / 8);
+      if (update) {
+        flip(at, kProbeBlock / 8);
+      } else {
+        sums[static_cast<size_t>(block)] = sum(at, kProbeBlock / 8);
+      }
     });
-    best = std::max(best, static_cast<double>(kBytes) / seconds_since(pass_begin));
+    const double bytes = static_cast<double>(kProbeBytes) * (update ? 2 : 1);
+    best = std::max(best, bytes / seconds_since(pass_begin));
   }
-  for (const uint64_t s : sums) FATHOM_CHECK_EQ(s, static_cast<uint64_t>(kBlock / 8));
+  if (update) {
+    if ((words_.as<int64_t>()[0] & kFlip) != 0) {  // an odd number of passes
+      for (int64_t i = 0; i < kProbeBytes / 8; ++i) words_.as<int64_t>()[i] ^= kFlip;
+    }
+  } else {
+    for (const uint64_t s : sums) FATHOM_CHECK_EQ(s, static_cast<uint64_t>(kProbeBlock / 8));
+  }
   return best;
+}
+
+double measure_read_bandwidth(Context& ctx, double seconds) {
+  return BandwidthProbe().measure(ctx, BandwidthProbe::Kind::kRead, seconds);
 }
 
 double measure_round_trip() {

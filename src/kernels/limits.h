@@ -3,13 +3,25 @@
 // machine changes both within seconds; every speed that Fathom prints is a share of one of these.
 #pragma once
 
+#include "core/arena.h"
 #include "runtime/context.h"
 
 namespace fathom {
 
-// Bytes per second that all threads of the Context together read from memory that no cache holds:
-// the best pass of those that `seconds` allow, at least two. Takes 256 MiB while it runs.
-double measure_read_bandwidth(Context& ctx, double seconds);
+// Bytes per second that all threads of a Context together move between processor and memory that no
+// cache holds. Holds 256 MiB.
+class BandwidthProbe {
+ public:
+  enum class Kind { kRead, kUpdate };  // update: read and written in place, both counted
+  BandwidthProbe();
+  // The best pass of those that `seconds` allow, at least two.
+  double measure(Context& ctx, Kind kind, double seconds);
+
+ private:
+  Arena memory_;
+  TensorView words_;
+};
+double measure_read_bandwidth(Context& ctx, double seconds);  // with a probe of its own
 
 // Seconds for a cache line to go to another processor and back: the best of a few short runs; 0
 // where this process may use one processor only. About 0.1 us within a socket; ten times that says

@@ -58,8 +58,8 @@ CpuInfo detect() {
   info.avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                 __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
   // Every processor with BF16 but one (Cooper Lake) has the byte permutes that decode FP8.
-  info.avx512_bf16 = info.avx512 && __builtin_cpu_supports("avx512bf16") &&
-                     __builtin_cpu_supports("avx512vbmi");
+  info.avx512_bf16 =
+      info.avx512 && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vbmi");
   info.avx512_vnni = info.avx512 && __builtin_cpu_supports("avx512vnni");
   unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
   if (__get_cpuid(1, &eax, &ebx, &ecx, &edx)) info.f16c = (ecx >> 29) & 1;
@@ -120,13 +120,15 @@ IsaLevel choose_isa_level() {
     names.push_back(isa_name(level));
   }
   const auto refuse = [&](const std::string& why) -> Error {
-    return {ErrorKind::kUsage,
-            fmt::format("FATHOM_FORCE_ISA: found '{}', {}; expected one of this machine's levels: {}",
-                        forced, why, fmt::join(names, ", "))};
+    return {
+        ErrorKind::kUsage,
+        fmt::format("FATHOM_FORCE_ISA: found '{}', {}; expected one of this machine's levels: {}",
+                    forced, why, fmt::join(names, ", "))};
   };
   if (forced == "amx") {
-    throw refuse(cpu_info().amx_bf16 ? "which this processor has and this build has no kernels for"
-                                     : "which this processor lacks and this build has no kernels for");
+    throw refuse(cpu_info().amx_bf16
+                     ? "which this processor has and this build has no kernels for"
+                     : "which this processor lacks and this build has no kernels for");
   }
   for (const IsaLevel level : {IsaLevel::kAvx2, IsaLevel::kAvx512, IsaLevel::kAvx512Bf16}) {
     if (isa_name(level) == forced) throw refuse("which this processor lacks");
