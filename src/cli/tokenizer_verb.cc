@@ -12,6 +12,7 @@
 #include "data/tokenizer/bpe_trainer.h"
 #include "data/tokenizer/line_batches.h"
 #include "data/tokenizer/tokenizer_lines.h"
+#include "data/tokenizer/training_files.h"
 #include "runtime/context.h"
 
 namespace fathom::cli {
@@ -21,7 +22,7 @@ struct Options {
   std::string tokenizer, out;
   std::optional<std::string> text;
   std::vector<std::string> input;
-  int64_t vocab_size = 4096, min_pair_count = 2, threads = 0;
+  int64_t vocab_size = 4096, min_pair_count = 2, memory_mb = 4096, threads = 0;
   bool jsonl = false, special = false, skip_special = false, json = false;
 };
 
@@ -52,22 +53,36 @@ int answer_lines(ThreadPool& threads, Answer&& answer) {
 }
 
 int run_train(const Options& options) {
-  const TrainingText text(local_file_system(), options.input);
   Context ctx(static_cast<int>(options.threads));
-  const Tokenizer tokenizer = train_bpe(
-      text.documents(),
-      {.vocab_size = options.vocab_size, .min_pair_count = options.min_pair_count}, &ctx.threads());
-  save_tokenizer(local_file_system(), tokenizer, options.out);
+  FileSystem& files = local_file_system();
+  BpeTrainConfig config{.vocab_size = options.vocab_size, .min_pair_count = options.min_pair_count};
+  config.counting = {options.memory_mb << 20, options.memory_mb << 20, &files,
+                     join_path(options.out, "counting")};
+  BpeTrainer trainer(config, &ctx.threads());
+  const int64_t num_documents = add_files(files, options.input, trainer);
+  const Tokenizer tokenizer = trainer.finish();
+  const PieceCounter::Totals& totals = trainer.totals();
+  save_tokenizer(files, tokenizer, options.out);
   if (options.json) {
     fmt::print("{}\n", Json{{"out", options.out},
-                            {"bytes", text.num_bytes()},
-                            {"documents", text.documents().size()},
+                            {"bytes", totals.bytes},
+                            {"documents", num_documents},
+                            {"pieces", totals.pieces},
+                            {"pieces_left_out", totals.pieces_left_out},
                             {"vocab_size", tokenizer.vocab_size()},
                             {"merges", tokenizer.definition().merges.size()}}
                            .dump());
   } else {
-    fmt::print("{}: {} tokens, {} merges, learnt from {} bytes\n", options.out,
-               tokenizer.vocab_size(), tokenizer.definition().merges.size(), text.num_bytes());
+    fmt::print(
+        "{}: {} tokens, {} merges, learnt from {} bytes ({} documents, {} distinct pieces)\n",
+        options.out, tokenizer.vocab_size(), tokenizer.definition().merges.size(), totals.bytes,
+        num_documents, totals.pieces);
+  }
+  if (totals.pieces_left_out > 0) {
+    fmt::print(stderr,
+               "{} distinct pieces that occur fewer than {} times were left out: they did not fit "
+               "into {} MiB (--memory-mb)\n",
+               totals.pieces_left_out, totals.min_count, options.memory_mb);
   }
   if (tokenizer.vocab_size() < options.vocab_size) {
     fmt::print(stderr, "the text has no more pairs that occur {} times: {} tokens instead of {}\n",
@@ -185,11 +200,16 @@ Verb tokenizer_train_verb() {
   return make_verb(
       "tokenizer train", "learn a byte-level BPE vocabulary from text",
       [](CommandLine& line, Options& o) {
-        line.add("--input", o.input, "text files, or .jsonl with \"text\" (also .gz)").required();
+        line.add("--input", o.input,
+                 "text files, or .jsonl with \"text\", also .gz and .zst; or folders of them")
+            .required();
         line.add("--vocab-size", o.vocab_size, "tokens, special ones included").at_least(276);
         line.add("--out", o.out, "folder to write").required();
         line.add("--min-count", o.min_pair_count, "merge only pairs that occur as often")
             .at_least(1);
+        line.add("--memory-mb", o.memory_mb,
+                 "memory for counting, then for the distinct pieces; more is written out")
+            .at_least(64);
         line.add_threads(o.threads);
         line.add_json(o.json);
       },

@@ -112,7 +112,7 @@ void PieceCounter::add(int64_t count,
   }
   int64_t bytes = 0;
   for (const PerThread& thread : per_thread_) bytes += thread.table.num_bytes();
-  if (bytes > config_.memory_bytes && config_.files != nullptr) spill();
+  if (bytes > config_.table_bytes && config_.files != nullptr) spill();
 }
 
 std::string PieceCounter::part_path(int64_t part) const {
@@ -196,7 +196,7 @@ PieceCounter::Totals PieceCounter::finish(
   }
   int64_t bytes = 0;
   for (const int64_t b : bytes_of_count) bytes += b;
-  while (bytes > config_.memory_bytes && config_.files != nullptr &&
+  while (bytes > config_.piece_bytes && config_.files != nullptr &&
          totals.min_count < static_cast<int64_t>(kCounts)) {
     const auto dropped = static_cast<size_t>(totals.min_count++);
     bytes -= bytes_of_count[dropped];

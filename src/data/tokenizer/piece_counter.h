@@ -50,9 +50,10 @@ class PieceTable {
 };
 
 struct PieceCounterConfig {
-  int64_t memory_bytes = int64_t{4} << 30;  // of the tables, and of the pieces at the end
-  FileSystem* files = nullptr;              // null: never written out, all in memory
-  std::string spill_folder;                 // made when needed, removed at the end
+  int64_t table_bytes = int64_t{4} << 30;  // of the tables while counting
+  int64_t piece_bytes = int64_t{4} << 30;  // of what training holds of the pieces, at the end
+  FileSystem* files = nullptr;             // null: never written out, all in memory
+  std::string spill_folder;                // made when needed, removed at the end
 };
 
 class PieceCounter {

@@ -6,14 +6,11 @@
 
 #include "core/error.h"
 #include "core/json.h"
-#include "data/compress/gzip.h"
 #include "data/tokenizer/json_text.h"
 #include "data/tokenizer/unicode.h"
 
 namespace fathom {
 namespace {
-
-constexpr int64_t kMaxUnpackedBytes = int64_t{64} << 30;
 
 // The member `key` of the object on `line`, checked by `is_right`.
 template <typename Check>
@@ -29,7 +26,9 @@ Json member_of_line(std::string_view line, const char* key, const std::string& w
   return json[key];
 }
 
-std::string text_of_line(std::string_view line, const std::string& where) {
+}  // namespace
+
+std::string text_of_json_line(std::string_view line, const std::string& where) {
   std::string text;
   if (read_plain_text_line(line, text)) return text;
   return member_of_line(line, "text", where, "a string",
@@ -37,26 +36,10 @@ std::string text_of_line(std::string_view line, const std::string& where) {
       .get<std::string>();
 }
 
-template <typename F>
-void for_each_line(std::string_view text, F&& visit) {
-  int64_t number = 0;
-  while (!text.empty()) {
-    const size_t newline = text.find('\n');
-    visit(text.substr(0, newline), ++number);
-    text.remove_prefix(newline == std::string_view::npos ? text.size() : newline + 1);
-  }
-}
-
-bool is_blank(std::string_view line) {
-  return line.find_first_not_of(" \t\r") == std::string_view::npos;
-}
-
-}  // namespace
-
 std::string encode_json_line(TextEncoder& encoder, std::string_view line,
                              const EncodeOptions& options, const std::string& where) {
   std::vector<TokenId> ids;
-  encoder.encode(text_of_line(line, where), options, ids);
+  encoder.encode(text_of_json_line(line, where), options, ids);
   std::string answer = "{\"ids\": [";
   answer.reserve(ids.size() * 8 + 16);
   for (size_t i = 0; i < ids.size(); ++i) {
@@ -111,43 +94,6 @@ std::string visible_token(std::string_view bytes) {
     at += std::max(c.bytes, 1);
   }
   return text;
-}
-
-TrainingText::TrainingText(FileSystem& files, std::span<const std::string> paths,
-                           int64_t min_bytes) {
-  for (const std::string& path : paths) {
-    std::string text = files.read_all(path);
-    if (is_gzip(text)) text = gunzip(text, path, kMaxUnpackedBytes);
-    if (path.ends_with(".jsonl") || path.ends_with(".jsonl.gz")) {
-      for_each_line(text, [&](std::string_view line, int64_t number) {
-        if (!is_blank(line))
-          texts_.push_back(text_of_line(line, fmt::format("{}:{}", path, number)));
-      });
-    } else {
-      texts_.push_back(std::move(text));
-    }
-  }
-  for (const std::string& text : texts_) {
-    std::string_view rest = text;
-    while (static_cast<int64_t>(rest.size()) > min_bytes) {
-      size_t end = rest.find('\n', static_cast<size_t>(min_bytes));
-      // The next line must begin with a visible ASCII character: then no piece runs over the cut.
-      while (end != std::string_view::npos && end + 1 < rest.size() &&
-             (rest[end + 1] <= ' ' || rest[end + 1] > '~')) {
-        end = rest.find('\n', end + 1);
-      }
-      if (end == std::string_view::npos) break;
-      documents_.push_back(rest.substr(0, end + 1));
-      rest.remove_prefix(end + 1);
-    }
-    if (!rest.empty()) documents_.push_back(rest);
-  }
-}
-
-int64_t TrainingText::num_bytes() const {
-  int64_t bytes = 0;
-  for (const std::string_view document : documents_) bytes += static_cast<int64_t>(document.size());
-  return bytes;
 }
 
 }  // namespace fathom

@@ -103,32 +103,5 @@ TEST(TokenizerLines, TokensAreMadeVisible) {
   EXPECT_EQ(visible_token("中\xE4\xBD\x01"), R"(中\xE4\xBD\x01)");
 }
 
-TEST(TokenizerLines, FilesAreCutWhereNoPieceIs) {
-  FileSystem& files = local_file_system();
-  const std::string corpus_path = FATHOM_GOLDEN_DIR "/tokenizer/small/corpus.txt.gz";
-  const TrainingText whole(files, std::vector{corpus_path});
-  const TrainingText cut(files, std::vector{corpus_path}, 1000);
-  EXPECT_EQ(whole.documents().size(), 1u);
-  EXPECT_GT(cut.documents().size(), 50u);
-  EXPECT_EQ(cut.num_bytes(), whole.num_bytes());
-  const BpeTrainConfig config{.vocab_size = 700};
-  EXPECT_TRUE(tokenizer_json(train_bpe(cut.documents(), config).definition()) ==
-              tokenizer_json(train_bpe(whole.documents(), config).definition()));
-}
-
-TEST(TokenizerLines, JsonLinesAreDocuments) {
-  FileSystem& files = local_file_system();
-  const std::string path = testing::TempDir() + "/fathom_training.jsonl";
-  write_file_atomically(files, path,
-                        "{\"text\": \"one\\n\"}\n\n{\"text\": \"\"}\n{\"text\": \"two\"}");
-  const TrainingText text(files, std::vector{path});
-  ASSERT_EQ(text.documents().size(), 2u);
-  EXPECT_EQ(text.documents()[0], "one\n");
-  EXPECT_EQ(text.documents()[1], "two");
-  write_file_atomically(files, path, "{\"text\": \"one\"}\n{\"text\": 2}\n");
-  expect_error([&] { TrainingText(files, std::vector{path}); }, "fathom_training.jsonl:2");
-  files.remove_all(path);
-}
-
 }  // namespace
 }  // namespace fathom
