@@ -123,6 +123,20 @@ function(fathom_library name)
   endif()
 endfunction()
 
+# Builds one source of a library against the headers and libraries that a pyarrow wheel brings along
+# (Debian 12 has no Arrow).
+function(fathom_use_arrow name source)
+  file(GLOB libraries ${FATHOM_ARROW_DIR}/libparquet.so.* ${FATHOM_ARROW_DIR}/libarrow.so.*)
+  list(LENGTH libraries count)
+  if(NOT count EQUAL 2)
+    message(FATAL_ERROR "FATHOM_ARROW_DIR=${FATHOM_ARROW_DIR}: expected one libparquet.so.* and one "
+                        "libarrow.so.* there, found: ${libraries}")
+  endif()
+  set_source_files_properties(${source} PROPERTIES COMPILE_DEFINITIONS FATHOM_PARQUET=1
+                              COMPILE_OPTIONS "-isystem;${FATHOM_ARROW_DIR}/include")
+  target_link_libraries(fathom_${name} PRIVATE ${libraries})
+endfunction()
+
 # The program: src/<folder>/main.cc over the library of that folder.
 function(fathom_program name folder)
   add_executable(${name} ${CMAKE_SOURCE_DIR}/src/${folder}/main.cc)

@@ -8,6 +8,7 @@
 #include <string_view>
 
 #include "core/error.h"
+#include "data/text/parquet_stream.h"
 
 namespace fathom {
 namespace {
@@ -153,11 +154,13 @@ class ZstdStream final : public PackedStream {
 
 }  // namespace
 
-std::unique_ptr<ByteStream> open_byte_stream(FileSystem& files, const std::string& path) {
+std::unique_ptr<ByteStream> open_byte_stream(FileSystem& files, const std::string& path,
+                                             const std::string& field) {
   FileBytes in(files, path);
   const std::string_view head = in.rest();
   if (head.starts_with("\x1f\x8b")) return std::make_unique<GzipStream>(std::move(in));
   if (head.starts_with("\x28\xb5\x2f\xfd")) return std::make_unique<ZstdStream>(std::move(in));
+  if (is_parquet(head)) return open_parquet_stream(files, path, field);
   return std::make_unique<PlainStream>(std::move(in));
 }
 

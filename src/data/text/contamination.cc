@@ -11,10 +11,10 @@ namespace {
 constexpr uint64_t kBase = 0x9E3779B97F4A7C15u;  // odd: no unit's hash is lost
 
 std::string read_unpacked(FileSystem& files, const std::string& path) {
-  const auto stream = open_byte_stream(files, path);
+  const auto stream = open_byte_stream(files, path, "text");
   std::string text;
   constexpr int64_t kStep = 1 << 20;
-  for (int64_t got = kStep; got == kStep;) {
+  for (int64_t got = kStep; got > 0;) {
     const size_t before = text.size();
     text.resize(before + kStep);
     got = stream->read(text.data() + before, kStep);

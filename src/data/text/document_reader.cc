@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/error.h"
+#include "data/text/parquet_stream.h"
 
 namespace fathom {
 namespace {
@@ -29,12 +30,11 @@ bool is_text(std::string_view path) {
   return has_suffix(name, ".txt") || has_suffix(name, ".md") || has_suffix(name, ".text");
 }
 
-void refuse_parquet(const std::string& path) {
-  if (!has_suffix(path, ".parquet")) return;
-  throw_bad_input({.where = path,
-                   .found = "a Parquet file",
-                   .expected = "text or JSONL, plain or packed with gzip or zstd",
-                   .hint = "tools/parquet_to_jsonl.py turns it into JSONL"});
+// A file that this program cannot read is named at once, not after hours.
+bool is_readable_parquet(FileSystem& files, const std::string& path) {
+  if (!has_suffix(path, ".parquet")) return false;
+  if (!reads_parquet()) open_parquet_stream(files, path, "");
+  return true;
 }
 
 void find_in(FileSystem& files, const std::string& path, std::vector<InputFile>& inputs) {
@@ -44,8 +44,8 @@ void find_in(FileSystem& files, const std::string& path, std::vector<InputFile>&
       find_in(files, inner, inputs);
     } else if (is_jsonl(name) || is_text(name)) {
       inputs.push_back({inner, is_jsonl(name)});
-    } else {
-      refuse_parquet(inner);
+    } else if (is_readable_parquet(files, inner)) {
+      inputs.push_back({inner, true});
     }
   }
 }
@@ -58,16 +58,16 @@ std::vector<InputFile> find_inputs(FileSystem& files, const std::vector<std::str
     const FileInfo info = files.info(path);
     if (!info.exists) fail(ErrorKind::kIo, "{}: no such file or folder", path);
     if (!info.is_directory) {
-      refuse_parquet(path);
-      inputs.push_back({path, is_jsonl(path)});
+      inputs.push_back({path, is_readable_parquet(files, path) || is_jsonl(path)});
       continue;
     }
     const size_t before = inputs.size();
     find_in(files, path, inputs);
     if (inputs.size() == before) {
-      throw_bad_input({.where = path,
-                       .found = "no text",
-                       .expected = ".txt, .md or .jsonl files, plain or packed (.gz, .zst)"});
+      throw_bad_input(
+          {.where = path,
+           .found = "no text",
+           .expected = ".txt, .md, .jsonl files, plain or packed (.gz, .zst), or .parquet"});
     }
   }
   return inputs;
@@ -75,11 +75,12 @@ std::vector<InputFile> find_inputs(FileSystem& files, const std::vector<std::str
 
 DocumentReader::DocumentReader(FileSystem& files, std::vector<InputFile> inputs,
                                int64_t segment_bytes, int64_t max_document_bytes,
-                               const ReadPosition& position)
+                               const ReadPosition& position, const std::string& text_field)
     : files_(files),
       inputs_(std::move(inputs)),
       segment_bytes_(segment_bytes),
       max_document_bytes_(max_document_bytes),
+      text_field_(text_field),
       position_(position) {
   FATHOM_CHECK_GT(segment_bytes, 0);
   FATHOM_CHECK_GT(max_document_bytes, 0);
@@ -92,7 +93,7 @@ bool DocumentReader::open_input(RawSegment& segment) {
   carried_.clear();
   at_end_ = false;
   try {
-    stream_ = open_byte_stream(files_, path);
+    stream_ = open_byte_stream(files_, path, text_field_);
   } catch (const Error& error) {
     segment.problems.push_back({position_.input_idx, position_.line, "unreadable", error.what()});
     stream_ = nullptr;
@@ -107,7 +108,8 @@ bool DocumentReader::open_input(RawSegment& segment) {
     left -= got;
   }
   if (position_.offset > 0) return true;
-  fill(carried_, 3, segment);
+  while (carried_.size() < 3 && fill(carried_, 3 - std::ssize(carried_), segment) > 0) {
+  }
   if (carried_ == "\xEF\xBB\xBF") {
     segment.problems.push_back({position_.input_idx, 1, "bom", path + ":1: a byte-order mark"});
     carried_.clear();

@@ -20,7 +20,7 @@ namespace fathom {
 
 struct InputFile {
   std::string path;
-  bool is_jsonl = false;
+  bool is_jsonl = false;  // Parquet too: it is read as such
   bool operator==(const InputFile&) const = default;
 };
 
@@ -68,7 +68,8 @@ class DocumentReader {
  public:
   // Begins at `position`, reading over what stands before it.
   DocumentReader(FileSystem& files, std::vector<InputFile> inputs, int64_t segment_bytes,
-                 int64_t max_document_bytes, const ReadPosition& position = {});
+                 int64_t max_document_bytes, const ReadPosition& position = {},
+                 const std::string& text_field = "text");
   // False at the end of the last input.
   bool next(RawSegment& segment);
 
@@ -82,6 +83,7 @@ class DocumentReader {
   FileSystem& files_;
   std::vector<InputFile> inputs_;
   int64_t segment_bytes_, max_document_bytes_;
+  std::string text_field_;
   ReadPosition position_;  // of the next part
   std::unique_ptr<ByteStream> stream_;
   std::string carried_;  // read but not given out, from position_ on

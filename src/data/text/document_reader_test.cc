@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include "data/text/parquet_stream.h"
 #include "data/text/text_test_util.h"
 
 namespace fathom {
@@ -143,6 +144,43 @@ TEST_F(DocumentReaderTest, BrokenPackedFilesGiveWhatStandsBeforeAndSayWhere) {
     EXPECT_TRUE(read_all({jsonl(name, packed + packed)}, 1 << 16, 1 << 16).problems.empty());
     check(name, packed + "garbage");
   }
+}
+
+// tests/golden/two_row_groups.parquet was made by pyarrow (tools/make_parquet_golden.py): the
+// columns id and text, five rows in groups of three, one text missing.
+TEST_F(DocumentReaderTest, ParquetRowsAreLines) {
+  const std::string path = std::string(FATHOM_GOLDEN_DIR) + "/two_row_groups.parquet";
+  if (!reads_parquet()) {
+    EXPECT_NE(error_of([&] {
+                find_inputs(local_file_system(), {path});
+              }).find("tools/parquet_to_jsonl.py"),
+              std::string::npos);
+    return;
+  }
+  const std::vector<InputFile> inputs = find_inputs(local_file_system(), {path});
+  for (const int64_t segment_bytes : {1, 20, 1000}) {
+    const Everything all = read_all(inputs, segment_bytes, 1000);
+    EXPECT_TRUE(all.problems.empty());
+    EXPECT_EQ(all.documents,
+              (std::vector<Read>{{0, 1, "{\"text\": \"one\"}"},
+                                 {0, 2, "{\"text\": \"zwei\\u000aZeilen, \\\"quoted\\\"\"}"},
+                                 {0, 3, "{\"text\": null}"},
+                                 {0, 4, "{\"text\": \"水深\"}"},
+                                 {0, 5, "{\"text\": \"\"}"}}));
+  }
+  const auto problem_of = [&](const std::string& file, const std::string& column) {
+    DocumentReader reader(local_file_system(), {{file, true}}, 1000, 1000, {}, column);
+    RawSegment segment;
+    EXPECT_TRUE(reader.next(segment));
+    EXPECT_TRUE(segment.documents.empty());
+    return segment.problems.empty() ? "none" : segment.problems[0].message;
+  };
+  EXPECT_NE(problem_of(path, "content").find("the columns id, text, expected one named content"),
+            std::string::npos);
+  EXPECT_NE(problem_of(path, "id").find("expected a column of text"), std::string::npos);
+  const std::string bytes = local_file_system().read_all(path);
+  EXPECT_NE(problem_of(folder_.write("cut.parquet", bytes.substr(0, 300)), "text").find("cut"),
+            std::string::npos);
 }
 
 TEST_F(DocumentReaderTest, FindsFilesAndRefusesWhatItCannotRead) {

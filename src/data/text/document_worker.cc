@@ -190,7 +190,10 @@ void DocumentWorker::work(const RawSegment& segment, const RawDocument& raw, con
   if (!config_.duplicates.near) return;
   const int64_t units = config_.duplicates.shingle_units;
   const int64_t count = static_cast<int64_t>(facts_.units.size()) - units + 1;
-  if (count >= config_.duplicates.min_shingles) {
+  // A character says less than a word: in scripts without spaces a text needs more of them.
+  constexpr int64_t kCharactersAWord = 4;
+  const int64_t least = config_.duplicates.min_shingles;
+  if (count >= least && facts_.num_unit_characters >= kCharactersAWord * least) {
     shingles_.resize(static_cast<size_t>(count));
     for (int64_t i = 0; i < count; ++i)
       shingles_[static_cast<size_t>(i)] = shingle_hash(facts_, i, units);

@@ -21,7 +21,8 @@ struct DuplicateConfig {
   double threshold = 0.5;     // share of common shingles (Jaccard) from which on a text counts as
                               // nearly the same
   int64_t shingle_units = 3;  // words (characters where a script has no spaces) in a shingle
-  int64_t min_shingles = 8;   // shorter texts are only compared exactly: a few words prove nothing
+  int64_t min_shingles = 8;   // shorter texts (or of fewer than 4 characters for each of these) are
+                              // only compared exactly: a few words prove nothing
 };
 void visit_fields(DuplicateConfig& c, ConfigFields& f);
 

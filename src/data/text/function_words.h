@@ -83,6 +83,24 @@ inline constexpr FunctionWords kFunctionWords[] = {
      "които беше има още само който били й"},
     {"sr",
      "и у је да се на за са од као су које који што би али није до или те из после био ово јер"},
+    {"hr",
+     "i u je da se na za su od koji s kao što koja iz bi ili nije ali te biti koje samo bio kako "
+     "može nakon više prema bila jer ovaj kad ako ih također između"},
+    {"sk",
+     "a v sa na je že s z do o aj to ako za by vo pri sú po k ale od ktorá ktorý svoje už jeho "
+     "alebo bol tiež ktoré keď len až bolo si zo som pred aby medzi nie"},
+    {"sl",
+     "in v je na se da za so ki z pa po tudi kot od do ne bi pri ali o iz še ter biti lahko bil "
+     "kar ko bilo med če kako ta več leta zaradi ker"},
+    {"ca",
+     "de la el que i a en un una per els les amb és no es del al com més va però són aquest seva "
+     "seu o ha pel dels també molt fer quan entre aquesta tots hi ser està"},
+    {"af",
+     "die van en in is het dat te nie om vir wat met op hy aan sy as was 'n ook deur word kan uit "
+     "maar hulle sal na of by tot ons jy ek daar hierdie was"},
+    {"eo",
+     "la kaj de en estas al ke ne mi por kun vi li estis per kiu ĝi pri el ili ĉu se tio sed tiu "
+     "pli povas aŭ oni havas ĉi kiel unu ŝi iu tre nur"},
     {"fa", "و در به از که این را با است برای آن یک تا بر می هم شده خود یا ها نیز کند شد بود ما"},
     {"ur", "اور کے میں کی ہے کا سے کو نے پر ہیں کہ یہ ایک اس بھی تھا کر وہ جو ان لئے نہیں ہو"},
     {"ar", "في من على إلى أن هذا التي عن مع الذي هذه كان لا ما أو بعد قد بين كما ذلك لم كل ثم هو"},

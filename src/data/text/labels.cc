@@ -4,6 +4,7 @@
 #include <array>
 #include <string>
 #include <unordered_map>
+#include <vector>
 
 #include "core/error.h"
 #include "data/text/function_words.h"
@@ -11,11 +12,11 @@
 namespace fathom {
 namespace {
 
-constexpr std::array<std::string_view, 46> kLanguages = {
-    "other", "en", "zh", "de", "fr", "es", "pt", "it", "nl", "sv", "da", "no",
-    "fi",    "pl", "cs", "ro", "hu", "tr", "vi", "id", "ru", "uk", "bg", "sr",
-    "fa",    "ur", "ar", "ja", "ko", "he", "el", "hi", "bn", "pa", "gu", "ta",
-    "te",    "kn", "ml", "si", "th", "lo", "bo", "my", "km", "am"};
+constexpr std::array<std::string_view, 52> kLanguages = {
+    "other", "en", "zh", "de", "fr", "es", "pt", "it", "nl", "sv", "da", "no", "fi",
+    "pl",    "cs", "ro", "hu", "tr", "vi", "id", "ru", "uk", "bg", "sr", "fa", "ur",
+    "ar",    "ja", "ko", "he", "el", "hi", "bn", "pa", "gu", "ta", "te", "kn", "ml",
+    "si",    "th", "lo", "bo", "my", "km", "am", "hr", "sk", "sl", "ca", "af", "eo"};
 constexpr std::array<std::string_view, 3> kDomains = {"prose", "code", "maths"};
 
 // Scripts that (nearly) one language writes.
@@ -49,29 +50,45 @@ class WordTable {
       const std::string_view words = kFunctionWords[language].words;
       for (size_t at = 0; at < words.size();) {
         const size_t end = std::min(words.find(' ', at), words.size());
-        bits_[unit_hash(words.substr(at, end - at))] |= 1u << language;
+        Entry& entry = entries_[unit_hash(words.substr(at, end - at))];
+        if (entry.languages == 0) entry.word = entries_.size() - 1;
+        entry.languages |= 1u << language;
         at = end + 1;
       }
     }
   }
   // The language whose words make up most of the units; 0 where none makes up enough.
   uint16_t best(std::span<const uint64_t> units) const {
-    std::array<int64_t, kCount> hits{};
+    std::array<int64_t, kCount> hits{}, different{};
+    std::vector<bool> seen(entries_.size());
     for (const uint64_t unit : units) {
-      const auto found = bits_.find(unit);
-      if (found == bits_.end()) continue;
-      for (size_t language = 0; language < kCount; ++language)
-        hits[language] += found->second >> language & 1;
+      const auto found = entries_.find(unit);
+      if (found == entries_.end()) continue;
+      const Entry& entry = found->second;
+      const int64_t is_new = seen[entry.word] ? 0 : 1;
+      seen[entry.word] = true;
+      for (size_t language = 0; language < kCount; ++language) {
+        const int64_t has = entry.languages >> language & 1;
+        hits[language] += has;
+        different[language] += has * is_new;
+      }
     }
     const size_t first =
         static_cast<size_t>(std::max_element(hits.begin(), hits.end()) - hits.begin());
-    // Running text has 30 % or more of them; one such word may stand in anything.
-    const auto needed = std::max<int64_t>(static_cast<int64_t>(units.size()) / 8, 1);
-    return hits[first] >= needed ? index_[first] : 0;
+    // Running text has 30 % or more of them, and many different ones; one or two short words may
+    // stand in anything.
+    const auto count = static_cast<int64_t>(units.size());
+    const bool enough = hits[first] >= std::max<int64_t>(count / 7, 1) &&
+                        different[first] >= std::min<int64_t>(1 + count / 8, 7);
+    return enough ? index_[first] : 0;
   }
 
  private:
-  std::unordered_map<uint64_t, uint32_t> bits_;
+  struct Entry {
+    uint32_t languages = 0;  // that have the word
+    size_t word = 0;         // its number
+  };
+  std::unordered_map<uint64_t, Entry> entries_;
   std::array<uint16_t, kCount> index_{};
 };
 

@@ -95,7 +95,7 @@ int64_t read_stage(PrepareState& state) {
     workers.emplace_back(state.config, contamination, choose_isa_level());
 
   DocumentReader reader(files, state.inputs, state.config.segment_bytes,
-                        state.config.max_document_bytes, position);
+                        state.config.max_document_bytes, position, state.config.text_field);
   Batch current, next;
   bool more = reader.next(current.raw);
   for (bool last = false; !last; ++num_segments) {
