@@ -1,7 +1,6 @@
-// The row functions, written once on 16-float vectors of the compiler; each instruction set
-// compiles them (16 floats are one register of AVX-512 and two of AVX2). No fused multiply-adds,
-// fixed lanes: all instruction sets give the same bits. Included only by attention_rows_*.cc;
-// internal linkage.
+// The row functions of AVX2, written on 16-float vectors of the compiler (two registers); AVX-512 has
+// its own in attention_rows_avx512.cc. No fused multiply-adds, fixed lanes. Included only by
+// attention_rows_avx2.cc; internal linkage.
 #pragma once
 
 #include <cstdint>

@@ -368,6 +368,36 @@ TEST(Attention, AllocatesNothingTheSecondTime) {
   EXPECT_EQ(step(), first);
 }
 
+// Scratch memory grows with the row, not with its square. Chunks at most double what is needed, so
+// eight times the tokens may take sixteen times the bytes; scores of all pairs would take 64 times.
+TEST(Attention, MemoryIsLinearInTheRow) {
+  const auto bytes_for = [](int64_t tokens) {
+    const DType bf = DType::kBF16;
+    const int64_t H = 1, N = 8, R = 8, P = 16;
+    const Operand q(bf, {tokens, H, N + R}, "q"), kv(bf, {tokens, H, N + P}, "kv"),
+        kpe(bf, {tokens, R}, "kpe"), o(bf, {tokens, H, P}, "o"), grad_o(bf, {tokens, H, P}, "do"),
+        lse(DType::kF32, {tokens, H}, "lse"), dq(bf, {tokens, H, N + R}, "dq"),
+        dkv(bf, {tokens, H, N + P}, "dkv"), dkpe(bf, {tokens, R}, "dkpe");
+    Context ctx(1);
+    mla_attention_forward(ctx, {q, kv, kpe, o, lse, 1, nullptr, 0.1});
+    const int64_t forward = ctx.scratch().capacity_bytes() + ctx.thread_scratch(0).capacity_bytes();
+    mla_attention_backward(ctx, {q, kv, kpe, o, lse, grad_o, dq, dkv, dkpe, 1, nullptr, 0.1});
+    const int64_t both = ctx.scratch().capacity_bytes() + ctx.thread_scratch(0).capacity_bytes();
+    return std::pair{forward, both};
+  };
+  if (fast_entries(MlaAttentionForward{.q_THK = TensorView(nullptr, DType::kBF16, {0, 1, 16}, "q")})
+          .empty())
+    GTEST_SKIP() << "no AVX2";
+  const auto [forward, both] = bytes_for(1500);
+  const auto [long_forward, long_both] = bytes_for(8 * 1500);
+  EXPECT_LE(long_forward, 16 * forward);
+  EXPECT_LE(long_both, 16 * both);
+  EXPECT_LT(long_both, int64_t{12000} * 12000 * 4 / 4) << "a quarter of one head's scores";
+  std::printf("bytes of scratch: forward %lld and %lld, backward %lld and %lld\n",
+              static_cast<long long>(forward), static_cast<long long>(long_forward),
+              static_cast<long long>(both), static_cast<long long>(long_both));
+}
+
 // A query's output does not change with what follows it in the row.
 TEST(Attention, LaterTokensDoNotChangeEarlierOutputs) {
   Context ctx(1);
