@@ -95,13 +95,20 @@ inline void pack_16_lanes(const typename Load::Element* rows, int64_t ld, int64_
   const int64_t k_groups = (k + Load::k_step - 1) / Load::k_step;
   int64_t group = 0;
   __m512i r[kLanes];
-  // A narrow panel's rows of words are written whole: the next row overwrites what spills over, and
-  // only the last of a call must not spill.
+  // A tile's panel has its rows of words written whole: the next row overwrites what spills over,
+  // and only the last of a call must not spill. Narrower ones would spill over several rows.
+  const bool spills = width >= kTileRows;
   for (; k_groups - group > kLanes; group += kLanes) {
     load_transposed<Load, kRows>(rows + group * Load::k_step, ld, num_rows, kLanes * Load::k_step,
                                  r);
+    if (spills) {
 #pragma GCC unroll 16
-    for (int i = 0; i < kLanes; ++i) _mm512_storeu_si512(out + (group + i) * width, r[i]);
+      for (int i = 0; i < kLanes; ++i) _mm512_storeu_si512(out + (group + i) * width, r[i]);
+    } else {
+#pragma GCC unroll 16
+      for (int i = 0; i < kLanes; ++i)
+        _mm512_mask_storeu_epi32(out + (group + i) * width, mask, r[i]);
+    }
   }
   if (group >= k_groups) return;
   load_transposed<Load, kRows>(rows + group * Load::k_step, ld, num_rows, k - group * Load::k_step,
@@ -110,8 +117,13 @@ inline void pack_16_lanes(const typename Load::Element* rows, int64_t ld, int64_
 #pragma GCC unroll 16
   for (int i = 0; i < kLanes; ++i) _mm512_store_si512(tail[i], r[i]);
   const int64_t last = k_groups - group - 1;
-  for (int64_t i = 0; i < last; ++i)
-    _mm512_storeu_si512(out + (group + i) * width, _mm512_load_si512(tail[i]));
+  for (int64_t i = 0; i < last; ++i) {
+    if (spills) {
+      _mm512_storeu_si512(out + (group + i) * width, _mm512_load_si512(tail[i]));
+    } else {
+      _mm512_mask_storeu_epi32(out + (group + i) * width, mask, _mm512_load_si512(tail[i]));
+    }
+  }
   _mm512_mask_storeu_epi32(out + (group + last) * width, mask, _mm512_load_si512(tail[last]));
 }
 

@@ -9,6 +9,7 @@
 #include <array>
 
 #include "kernels/cpu/gemm_avx512.h"
+#include "kernels/cpu/gemm_codes_avx512bf16.h"
 
 namespace fathom::cpu {
 namespace {
@@ -56,37 +57,6 @@ struct RoundedPairs {
                             next == nullptr ? _mm256_setzero_si256() : round(next, mask));
   }
 };
-
-// The upper and lower bytes of the bf16 of the 128 codes without a sign, for VPERMI2B: two look-ups
-// decode 64 codes.
-struct ByteTables {
-  alignas(64) std::array<uint8_t, 128> high{}, low{};
-};
-constexpr ByteTables byte_tables(int mantissa_bits, int bias, bool has_infinity) {
-  ByteTables t;
-  for (int code = 0; code < 128; ++code) {
-    int exponent = code >> mantissa_bits, mantissa = code & ((1 << mantissa_bits) - 1);
-    int bits = 0;
-    if (has_infinity && exponent == 127 >> mantissa_bits) {
-      bits = mantissa == 0 ? 0x7f80 : 0x7fc0;
-    } else if (!has_infinity && code == 127) {
-      bits = 0x7fc0;
-    } else if (exponent > 0 || mantissa > 0) {
-      if (exponent == 0) {  // a denormal: normal in bf16
-        for (exponent = 1; mantissa < 1 << mantissa_bits; mantissa <<= 1) --exponent;
-        mantissa -= 1 << mantissa_bits;
-      }
-      bits = (exponent - bias + 127) << 7 | mantissa << (7 - mantissa_bits);
-    }
-    t.high[static_cast<size_t>(code)] = static_cast<uint8_t>(bits >> 8);
-    t.low[static_cast<size_t>(code)] = static_cast<uint8_t>(bits & 0xff);
-  }
-  return t;
-}
-constexpr ByteTables kE4m3 = byte_tables(3, 7, false), kE5m2 = byte_tables(2, 15, true);
-static_assert(kE4m3.high[0x7e] == 0x43 && kE4m3.low[0x7e] == 0xe0);  // 448
-static_assert(kE4m3.high[1] == 0x3b && kE4m3.low[1] == 0);           // 2^-9
-static_assert(kE5m2.high[1] == 0x37 && kE5m2.low[1] == 0x80);        // 2^-16
 
 template <const ByteTables& kTables>
 struct Fp8Pairs {
@@ -174,6 +144,7 @@ const GemmKernels kGemmAvx512Bf16 = {
                              pack_lane_contiguous<E5m6Pairs>},
     .tile = any_tile<DotOps, false>,
     .scaled_tile = any_tile<DotOps, true>,
+    .stream = &kStreamAvx512Bf16,
 };
 
 }  // namespace fathom::cpu

@@ -54,6 +54,7 @@ struct Job {
   const Product* product = nullptr;
   Side own, shared;
   bool b_shared = false;
+  void (*stream)(const GemmStream& s) = nullptr;  // for a few rows: b is not packed
   std::byte* packed = nullptr;
   float* packed_scales = nullptr;
   int64_t block_panels = 0;  // own panels of an item
@@ -71,6 +72,7 @@ class Multiplier {
  private:
   Side side(const Product& p, bool is_b) const;
   Job make_job(const Product& p, int64_t shared_lane) const;
+  void (*stream_of(const Product& p) const)(const GemmStream& s);
   int64_t panel_bytes(const Side& s, int64_t k) const {
     return s.width * round_up(k, kernels_.k_step) * kernels_.packed_bytes;
   }
@@ -89,6 +91,7 @@ class Multiplier {
   void run_batch(Job* jobs, int64_t num_jobs);
   void pack_shared(const Job& job, int64_t panel) const;
   void run_item(const Job& job, int64_t item, int thread_idx) const;
+  void run_stream(const Job& job, int64_t item, int thread_idx) const;
   void run_tile(const Job& job, int64_t own_panel, const std::byte* own, const float* own_scales,
                 int64_t shared_panel_idx, int64_t k_begin, int64_t k_count, float* partial,
                 int64_t partial_own, int64_t partial_shared, int64_t ld_partial) const;
@@ -110,13 +113,25 @@ Side Multiplier::side(const Product& p, bool is_b) const {
   return s;
 }
 
+// The kernel that reads b where it lies, if there is one for this product.
+void (*Multiplier::stream_of(const Product& p) const)(const GemmStream& s) {
+  if (kernels_.stream == nullptr || p.m > kStreamRows || kind_.layout != GemmLayout::kNt)
+    return nullptr;
+  if (!kind_.scaled) return kind_.b_source == kSourceBf16 ? kernels_.stream->bf16 : nullptr;
+  return kind_.b_source == kSourceE4m3   ? kernels_.stream->e4m3
+         : kind_.b_source == kSourceE5m2 ? kernels_.stream->e5m2
+                                         : nullptr;
+}
+
 // The job of a product's shared lanes from `shared_lane` on, as many as one batch holds.
 Job Multiplier::make_job(const Product& p, int64_t shared_lane) const {
   Job job;
   job.product = &p;
-  job.b_shared = p.n <= p.m;
+  job.stream = stream_of(p);
+  job.b_shared = job.stream == nullptr && p.n <= p.m;
   job.own = side(p, !job.b_shared);
   job.shared = side(p, job.b_shared);
+  if (job.stream != nullptr) job.shared.width = p.m;
   const int64_t max_panels = std::max<int64_t>(
       1, kind_.shared_panel_bytes / std::max<int64_t>(1, panel_bytes(job.shared, p.k)));
   job.shared.data = static_cast<const std::byte*>(job.shared.at(shared_lane, 0));
@@ -134,7 +149,7 @@ void Multiplier::run(const Product* products, int64_t num_products) {
     const Product& p = products[i];
     if (p.m == 0 || p.n == 0) continue;
     if (p.k == 0 && kind_.accumulate) continue;
-    for (int64_t lane = 0; lane < std::min(p.m, p.n);) {
+    for (int64_t lane = 0, lanes = stream_of(p) || p.m < p.n ? p.m : p.n; lane < lanes;) {
       const Job job = make_job(p, lane);
       const int64_t bytes = job.shared.num_panels() * panel_bytes(job.shared, p.k);
       if (num_jobs > 0 && batch_bytes + bytes > kind_.shared_panel_bytes) {
@@ -167,8 +182,9 @@ void Multiplier::run_batch(Job* jobs, int64_t num_jobs) {
     job.num_blocks = div_up(own_panels, block);
     job.block_panels = div_up(own_panels, job.num_blocks);
     job.num_blocks = div_up(own_panels, job.block_panels);
-    job.part_panels =
-        kind_.c_bf16 && k > kBlockK ? kPartialLanes / job.shared.width : shared_panels;
+    job.part_panels = kind_.c_bf16 && k > kBlockK && job.stream == nullptr
+                          ? kPartialLanes / job.shared.width
+                          : shared_panels;
     job.num_parts = div_up(shared_panels, job.part_panels);
     job.first_item = num_items;
     job.first_pack = num_packs;
@@ -192,7 +208,8 @@ void Multiplier::run_batch(Job* jobs, int64_t num_jobs) {
   });
   ctx_.threads().parallel_for(num_items, [&](int64_t i, int thread_idx) {
     const Job& job = job_of(&Job::first_item, i);
-    run_item(job, i - job.first_item, thread_idx);
+    job.stream != nullptr ? run_stream(job, i - job.first_item, thread_idx)
+                          : run_item(job, i - job.first_item, thread_idx);
   });
 }
 
@@ -217,6 +234,11 @@ void Multiplier::pack_scales(const Side& s, int64_t panel, int64_t k_begin, int6
       continue;
     }
     const float* row = grid.data + slice * grid.slice_stride;
+    const int64_t begin = first_lane / grid.lanes_per_scale * grid.lane_stride;
+    if ((first_lane + lanes - 1) / grid.lanes_per_scale * grid.lane_stride == begin) {
+      std::fill_n(out, s.width, row[begin]);
+      continue;
+    }
     for (int64_t i = 0; i < lanes; ++i)
       out[i] = row[(first_lane + i) / grid.lanes_per_scale * grid.lane_stride];
     std::fill(out + lanes, out + s.width, 0.0f);
@@ -280,6 +302,37 @@ void Multiplier::run_item(const Job& job, int64_t item, int thread_idx) const {
     for (int64_t s = shared_begin; s < shared_end; ++s) {
       for (int64_t o = own_begin; o < own_end; ++o) tile(o, s, k_begin, k_count, own_panel_bytes);
     }
+  }
+}
+
+// One block of b's panels, read where they lie, times all rows.
+void Multiplier::run_stream(const Job& job, int64_t item, int thread_idx) const {
+  Scratch& scratch = ctx_.thread_scratch(thread_idx);
+  Scratch::Mark mark(scratch);
+  const Product& p = *job.product;
+  const int64_t begin = item * job.block_panels;
+  const int64_t end = std::min(begin + job.block_panels, job.own.num_panels());
+  float* scales = kind_.scaled
+                      ? scratch.allocate<float>(panel_scales(job.own, p.k), "gemm_own_scales")
+                      : nullptr;
+  for (int64_t panel = begin; panel < end; ++panel) {
+    const int64_t lane = panel * job.own.width;
+    if (kind_.scaled) pack_scales(job.own, panel, 0, p.k, scales);
+    GemmStream s;
+    s.a = job.packed;
+    s.rows = p.m;
+    s.b = job.own.at(lane, 0);
+    s.ldb = job.own.ld;
+    s.lanes = std::min(job.own.width, job.own.lanes - lane);
+    s.k = p.k;
+    s.next = panel + 1 < end ? job.own.at(lane + job.own.width, 0) : nullptr;
+    s.a_scales = job.packed_scales;
+    s.b_scales = scales;
+    s.c = static_cast<std::byte*>(p.c) + lane * (kind_.c_bf16 ? 2 : 4);
+    s.ldc = p.ldc;
+    s.c_bf16 = kind_.c_bf16;
+    s.add_c = kind_.accumulate;
+    job.stream(s);
   }
 }
 

@@ -53,6 +53,28 @@ struct GemmTile {
 using PackFunction = void (*)(const void* src, int64_t ld, int64_t lanes, int64_t k, int64_t width,
                               void* panel);
 
+// A few rows of c at kStreamLanes columns or fewer, from a k-contiguous b that is read once, where
+// it lies. The sums are those of the tiles, bit for bit.
+inline constexpr int64_t kStreamLanes = 32, kStreamRows = 16;
+struct GemmStream {
+  const void* a = nullptr;  // words (pairs of bf16), [k_groups][rows]
+  int64_t rows = 0;         // 1..kStreamRows
+  const void* b = nullptr;  // lane, k at b[lane * ldb + k]
+  int64_t ldb = 0, lanes = 0, k = 0;
+  const void* next = nullptr;  // what the thread reads after this, to ask memory for; may be null
+  // Of codes: [slices][rows] and [slices][kStreamLanes].
+  const float* a_scales = nullptr;
+  const float* b_scales = nullptr;
+  void* c = nullptr;
+  int64_t ldc = 0;
+  bool c_bf16 = false, add_c = false;  // as in GemmTile
+};
+struct StreamKernels {
+  void (*bf16)(const GemmStream& s);  // plain products
+  void (*e4m3)(const GemmStream& s);  // scaled ones
+  void (*e5m2)(const GemmStream& s);
+};
+
 struct GemmKernels {
   int64_t mr, nr;
   int64_t k_step;        // elements of k in one group: 2 where the multiplier takes pairs
@@ -65,10 +87,12 @@ struct GemmKernels {
   // k_groups covers whole slices but for the last. An fp32 c that is added to is where the sums
   // start; a bf16 one is added at the end, like init.
   void (*scaled_tile)(const GemmTile& t);
+  const StreamKernels* stream = nullptr;  // null: none
 };
 
 extern const GemmKernels kGemmAvx2;
 extern const GemmKernels kGemmAvx512;
 extern const GemmKernels kGemmAvx512Bf16;
+extern const StreamKernels kStreamAvx512Bf16;
 
 }  // namespace fathom::cpu
