@@ -9,6 +9,7 @@
 #include "core/error.h"
 #include "core/integer.h"
 #include "data/tokenizer/byte_alphabet.h"
+#include "data/tokenizer/huge_page_allocator.h"
 #include "data/tokenizer/pair_map.h"
 #include "data/tokenizer/pre_tokenizer.h"
 
@@ -68,7 +69,18 @@ class PairCounts {
   void merge(TokenId left, TokenId right, TokenId result) {
     const uint64_t key = pair_key(left, right);
     const std::vector<int32_t> words = std::move(pairs_[key].words);
-    for (const int32_t word : words) merge_in_word(word, left, right, result);
+    // The words lie anywhere in memory: they are asked for ahead, first where their symbols stand,
+    // then the symbols.
+    constexpr size_t kAhead = 16;
+    for (size_t i = 0; i < words.size(); ++i) {
+      if (i + 2 * kAhead < words.size())
+        __builtin_prefetch(&words_[static_cast<size_t>(words[i + 2 * kAhead])]);
+      if (i + kAhead < words.size()) {
+        const Word& word = words_[static_cast<size_t>(words[i + kAhead])];
+        __builtin_prefetch(&symbols_[static_cast<size_t>(word.begin)]);
+      }
+      merge_in_word(words[i], left, right, result);
+    }
     pairs_[key].count = 0;
     for (const uint64_t changed : changed_) push(changed);
     changed_.clear();
@@ -129,8 +141,8 @@ class PairCounts {
   }
 
   std::span<const TokenId, 256> byte_tokens_;
-  std::vector<Word> words_;
-  std::vector<TokenId> symbols_;
+  std::vector<Word, HugePageAllocator<Word>> words_;
+  std::vector<TokenId, HugePageAllocator<TokenId>> symbols_;
   PairMap<Pair> pairs_;
   std::vector<uint64_t> changed_;  // pairs whose count has grown since they were last queued
   std::priority_queue<Candidate> queue_;

@@ -7,6 +7,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "data/tokenizer/huge_page_allocator.h"
+
 namespace fathom {
 
 inline uint64_t pair_key(int32_t left, int32_t right) {
@@ -55,7 +57,7 @@ class PairMap {
     return (key * 0x9E3779B97F4A7C15u) >> shift_;
   }
   void rehash(uint64_t capacity) {
-    std::vector<Slot> old(capacity);
+    std::vector<Slot, HugePageAllocator<Slot>> old(capacity);
     old.swap(slots_);
     mask_ = capacity - 1;
     shift_ = 64 - std::countr_zero(capacity);
@@ -67,7 +69,7 @@ class PairMap {
     }
   }
 
-  std::vector<Slot> slots_;
+  std::vector<Slot, HugePageAllocator<Slot>> slots_;
   uint64_t mask_ = 0;
   uint64_t size_ = 0;
   int shift_ = 0;
