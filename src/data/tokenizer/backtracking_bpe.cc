@@ -5,12 +5,22 @@
 #include "core/error.h"
 
 namespace fathom {
+namespace {
+
+// Of all tokens together; the tree of their beginnings takes ten times that. Published vocabularies
+// have about one megabyte.
+constexpr int64_t kMaxBytes = 64 << 20;
+
+}  // namespace
 
 std::optional<BacktrackingBpe> BacktrackingBpe::make(const std::vector<std::string>& tokens,
                                                      std::span<const BpeMerge> merges,
                                                      std::span<const TokenId, 256> byte_tokens,
                                                      const std::vector<uint8_t>& is_own_merge) {
   if (merges.size() + 256 >= RankTable::kMaxRank) return std::nullopt;
+  int64_t num_bytes = 0;
+  for (const std::string& token : tokens) num_bytes += static_cast<int64_t>(token.size());
+  if (num_bytes > kMaxBytes) return std::nullopt;
   BacktrackingBpe bpe;
   std::vector<Rank> rank_of(tokens.size(), kNone);
   bpe.joined_ = RankTable(merges.size());

@@ -7,6 +7,7 @@
 #include <cstdlib>
 
 #include "data/tokenizer/bpe_trainer.h"
+#include "data/tokenizer/text_encoder.h"
 #include "data/tokenizer/unicode.h"
 
 namespace {
@@ -25,6 +26,13 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   for (const bool allow_special : {false, true}) {
     const auto ids = tokenizer.encode(text, {.allow_special = allow_special});
     require(tokenizer.decode(ids) == text);
+    std::vector<TokenId> remembered;
+    TextEncoder encoder(tokenizer);
+    for (int round = 0; round < 2; ++round) {  // the second from the caches
+      remembered.clear();
+      encoder.encode(text, {.allow_special = allow_special}, remembered);
+      require(remembered == ids);
+    }
     require(allow_special || std::none_of(ids.begin(), ids.end(),
                                           [&](TokenId id) { return tokenizer.is_added(id); }));
     StreamDecoder decoder(tokenizer);
