@@ -55,6 +55,7 @@ void find_exact(const DocumentHashes& documents, int64_t memory_bytes, ThreadPoo
   report.peak_bytes = std::max(report.peak_bytes, bytes / parts * threads_at_once);
   threads.parallel_for(parts, [&](int64_t part, int) {
     std::vector<TextKey> keys;
+    keys.reserve(static_cast<size_t>(n / parts + n / parts / 8 + 16));
     for (int64_t i = 0; i < n; ++i) {
       const std::array<uint64_t, 2> hash = documents.text_hash(i);
       if (hash[1] % static_cast<uint64_t>(parts) == static_cast<uint64_t>(part))
@@ -103,7 +104,7 @@ void find_near(const DocumentHashes& documents, double threshold, int64_t memory
     const int64_t band = job / parts;
     const auto part = static_cast<uint64_t>(job % parts);
     std::vector<BandKey> keys;
-    if (parts == 1) keys.reserve(static_cast<size_t>(n));
+    keys.reserve(static_cast<size_t>(parts == 1 ? n : n / parts + n / parts / 8 + 16));
     for (int64_t i = 0; i < n; ++i) {
       if (found[static_cast<size_t>(i)] != Duplicate::kNo) continue;
       const uint32_t* signature = documents.signature(i);
