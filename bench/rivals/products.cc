@@ -244,9 +244,9 @@ double time_calls(const Case& c, const Contender& contender) {
 }
 
 // Limits are taken in every round too: the median of the same rounds is what a share refers to.
-void run_case(Context& ctx, Case& c, int rounds) {
+void run_case(Context& ctx, BandwidthProbe& probe, Case& c, int rounds) {
   for (int round = 0; round < rounds; ++round) {
-    c.limit.push_back(c.bandwidth_bound ? measure_read_bandwidth(ctx, 0.03)
+    c.limit.push_back(c.bandwidth_bound ? probe.measure(ctx, BandwidthProbe::Kind::kRead, 0.03)
                                         : measure_peak_flops(ctx, c.dtype));
     for (Contender& contender : c.contenders) {
       std::this_thread::sleep_for(kSpinOut);
@@ -329,13 +329,14 @@ int run(int argc, char** argv) {
         "| product | with | GFLOP/s | weights GB/s | of the limit | time / ours (low to high) |\n"
         "| --- | --- | ---: | ---: | ---: | --- |\n");
   }
+  BandwidthProbe probe;
   const std::regex wanted(filter);
   for (Case& c : all_cases(ctx)) {
     if (!std::regex_search(c.name, wanted)) continue;
     Case one = std::move(c);  // its memory is handed back after its turn
     one.prepare(one, rivals);
     check_outputs(one);
-    run_case(ctx, one, rounds);
+    run_case(ctx, probe, one, rounds);
     print_case(one, threads, json);
   }
   print_machine("after", measure_limits(ctx));

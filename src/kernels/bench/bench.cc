@@ -124,7 +124,9 @@ class Bench {
       bench::add_attention_cases(model, cases);
       bench::add_row_cases(model, cases);
     }
-    std::erase_if(cases, [&](const Case& c) { return !wanted(c.model, c.name, c.shape); });
+    std::erase_if(cases, [&](const Case& c) {
+      return !wanted(c.model, c.name, c.shape) || (c.slow && options_.filter.empty());
+    });
     if (cases.empty() && !any_limit_wanted()) {
       fail(ErrorKind::kUsage, "--filter: nothing matches '{}'", options_.filter);
     }
@@ -222,9 +224,16 @@ class Bench {
       if (round > 0 && (stopped() || seconds_since(begin) > kCaseSeconds)) break;
       for (size_t t = 0; t < contexts_.size(); ++t) {
         Context& ctx = *contexts_[t];
-        if (round == 0) isa[t] = warm(ctx, calls);
+        std::vector<KernelRun> log;
+        if (round == 0) ctx.kernel_log = &log;
+        if (round == 0 && !c.slow) {  // grows scratch memory, touches every page
+          for (const Call& call : calls) call(ctx);
+          ctx.kernel_log = nullptr;
+        }
         limits[t].push_back(measure_limit(probe_, ctx, limit_of(c)));
         rates[t].push_back(work / time_calls(ctx, calls));
+        ctx.kernel_log = nullptr;
+        if (!log.empty()) isa[t] = isa_name(log.back().isa);
       }
     }
     for (size_t t = 0; t < contexts_.size(); ++t) {
@@ -241,15 +250,6 @@ class Bench {
                                  .limit = median(limits[t])});
     }
   }
-  // Grows scratch memory, touches every page; returns the level of the implementation that runs.
-  static std::string warm(Context& ctx, const std::vector<Call>& calls) {
-    std::vector<KernelRun> log;
-    ctx.kernel_log = &log;
-    for (const Call& call : calls) call(ctx);
-    ctx.kernel_log = nullptr;
-    return std::string(log.empty() ? std::string_view() : isa_name(log.back().isa));
-  }
-
   const BenchOptions& options_;
   std::regex filter_;
   std::vector<std::unique_ptr<Context>> contexts_;

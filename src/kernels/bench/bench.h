@@ -39,7 +39,8 @@ struct BenchResult {
 };
 
 struct BenchOptions {
-  std::string filter;        // a regular expression on "model name shape"; empty: everything
+  std::string filter;        // a regular expression on "model name shape"; empty: all but
+                             // what takes seconds a call
   std::vector<int> threads;  // counts to measure; empty: one and all
   int rounds = 3;            // thread counts take turns in each
   double seconds = 0.02;     // that a case runs at least, per round and thread count

@@ -40,6 +40,7 @@ struct Case {
   double bytes = 0;  // read and written at least once
   bool bandwidth_bound = false;
   bool writes_much = false;  // bound by memory: compared with updates in place, not with reads
+  bool slow = false;         // a call takes seconds: run once, and only when a filter asks for it
   std::function<Call(Operands&)> prepare;  // once per copy of the operands
 };
 

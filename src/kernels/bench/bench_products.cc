@@ -187,7 +187,12 @@ void add_product_cases(const BenchModel& m, std::vector<Case>& cases) {
 void add_attention_cases(const BenchModel& m, std::vector<Case>& cases) {
   add_attention(m, cases, m.num_rows, m.row_tokens, std::min<int64_t>(m.heads, 16));
   // Long rows need few heads to take a while.
-  if (m.row_tokens < 4096 && m.heads > 4) add_attention(m, cases, 1, 4096, 2);
+  if (m.heads > 4) {
+    add_attention(m, cases, 1, 4096, 2);
+    const size_t first = cases.size();
+    add_attention(m, cases, 1, 32768, 2);
+    for (size_t i = first; i < cases.size(); ++i) cases[i].slow = true;
+  }
   add_decode(m, cases, 1, 512);
   add_decode(m, cases, 4, 4096);
 }
