@@ -6,6 +6,7 @@
 #include <xxhash.h>
 
 #include "core/error.h"
+#include "data/tokenizer/text_encoder.h"
 
 namespace fathom {
 namespace {
@@ -168,16 +169,14 @@ void DocumentStore::add_shards(const SourceRange& range, SourceReport& report) {
 }
 
 void DocumentStore::tokenize(ThreadPool* threads) {
-  const auto one = [this](int64_t i, int) {
-    Item& item = items_[static_cast<size_t>(i)];
-    item.plain = item.is_text ? tokenizer_.encode(item.document.text) : item.document.tokens;
-  };
-  const auto count = static_cast<int64_t>(items_.size());
-  if (threads != nullptr) {
-    threads->parallel_for(count, one);
-  } else {
-    for (int64_t i = 0; i < count; ++i) one(i, 0);
+  std::vector<std::string_view> texts;  // empty for documents of tokens
+  for (const Item& item : items_) texts.push_back(item.document.text);
+  std::vector<std::vector<TokenId>> encoded = encode_batch(tokenizer_, texts, {}, threads);
+  for (size_t i = 0; i < items_.size(); ++i) {
+    Item& item = items_[i];
+    item.plain = item.is_text ? std::move(encoded[i]) : item.document.tokens;
   }
+  const auto count = static_cast<int64_t>(items_.size());
   for (HeldOut& h : held_out_) {
     if (h.shards != nullptr) continue;
     const bool is_text = h.is_label.empty();

@@ -9,6 +9,7 @@
 #include "core/error.h"
 #include "core/json.h"
 #include "data/text/prepare_stages.h"
+#include "data/tokenizer/text_encoder.h"
 
 namespace fathom {
 namespace {
@@ -96,6 +97,7 @@ std::vector<ShardEntry> shard_stage(PrepareState& state, int64_t num_segments,
                                     const std::vector<Duplicate>& duplicates) {
   ShardRow row(state);
   const ShardPosition begin = row.resume();
+  BatchEncoder encoder(state.tokenizer, &state.threads);
   int64_t first_document = 0;  // of the segment, among all
   WorkTime time{.name = "tokenise"};
   for (int64_t s = 0; s < num_segments; ++s) {
@@ -107,19 +109,16 @@ std::vector<ShardEntry> shard_stage(PrepareState& state, int64_t num_segments,
       if (duplicates[static_cast<size_t>(first_document + i)] == Duplicate::kNo) kept.push_back(i);
     }
     first_document += count;
-    std::vector<std::vector<TokenId>> tokens(kept.size());
+    std::vector<std::string_view> texts;
+    for (const int64_t i : kept) texts.push_back(segment.text(records[static_cast<size_t>(i)]));
     const auto start = std::chrono::steady_clock::now();
-    state.threads.parallel_for(static_cast<int64_t>(kept.size()), [&](int64_t i, int) {
-      state.tokenizer.encode(
-          segment.text(records[static_cast<size_t>(kept[static_cast<size_t>(i)])]), {},
-          tokens[static_cast<size_t>(i)]);
-    });
+    const std::vector<std::vector<TokenId>> tokens = encoder.encode(texts);
     time.seconds += state.threads.num_threads() *
                     std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     for (size_t i = 0; i < kept.size(); ++i) {
       const SegmentRecord& record = records[static_cast<size_t>(kept[i])];
       time.bytes += record.text_bytes;
-      row.append(tokens[i], record, segment.text(record));
+      row.append(tokens[i], record, texts[i]);
       if (row.is_full()) row.finish({s, kept[i] + 1});
     }
   }
