@@ -75,11 +75,11 @@ class WordTable {
     }
     const size_t first =
         static_cast<size_t>(std::max_element(hits.begin(), hits.end()) - hits.begin());
-    // Running text has 30 % or more of them, and many different ones; one or two short words may
+    // Running text has 10 % (Turkish) to 40 % of them, and many different ones; a few may
     // stand in anything.
     const auto count = static_cast<int64_t>(units.size());
-    const bool enough = hits[first] >= std::max<int64_t>(count / 7, 1) &&
-                        different[first] >= std::min<int64_t>(1 + count / 8, 7);
+    const bool enough = hits[first] >= std::max<int64_t>(count / 12, 1) &&
+                        different[first] >= std::min<int64_t>(1 + count / 12, 5);
     return enough ? index_[first] : 0;
   }
 
