@@ -1,14 +1,15 @@
 """Checks `fathom tokenizer` against the `tokenizers` library and tiktoken's merging: every id of every text.
 
-    python tools/check_tokenizer.py FATHOM TOKENIZER_DIR DATA_DIR [--random N] [--rank-mb MB] [--trained DIR] [--sabotage]
+    python tools/check_tokenizer.py FATHOM TOKENIZER_DIR DATA_DIR [--files GLOB] [--random N] [--rank-mb MB] [--trained DIR] [--sabotage]
 
 FATHOM         the program
 TOKENIZER_DIR  tokenizer.json.gz and deepseek_base.tiktoken.gz; golden_encodings.jsonl.xz is checked too if it is there
 DATA_DIR       all .jsonl.xz and .json.xz files below its folders corpora and sft; each string in them is a text
+--files GLOB   only files of such names
 --random N     as many random byte strings (default 1,000,000): half of them of bytes, half of characters of all planes
 --rank-mb MB   distinct pieces of as much text (default 25) go to tiktoken's merging, piece by piece
 --trained DIR  a folder that `fathom tokenizer train` wrote: tokenizers must load it and give the same ids
---sabotage     gives fathom a file with two merges swapped: differences must be found, or the check checks nothing
+--sabotage     gives fathom a file whose first merge comes last: differences must be found, or the check checks nothing
 
 How text enters: as JSON on both sides, so bytes that are not UTF-8 become U+FFFD by Python's rule (errors="replace")
 before either sees them; fathom's own round trip of raw bytes is a test of the suite. Added tokens are off on both sides
@@ -50,7 +51,7 @@ def run_lines(fathom, arguments, objects):
     """One process of fathom for all the lines; the answers as objects."""
     lines = "\n".join(json.dumps(o, ensure_ascii=False) for o in objects)
     done = subprocess.run([fathom, "tokenizer", *arguments, "--jsonl"], input=lines.encode(), stdout=subprocess.PIPE, check=True)
-    answers = [json.loads(line) for line in done.stdout.decode().splitlines()]
+    answers = [json.loads(line) for line in done.stdout.decode().split("\n")[:-1]]
     assert len(answers) == len(objects), (len(answers), len(objects))
     return answers
 
@@ -139,7 +140,7 @@ def compare_ranks(fathom, published, ranks_path, reference, texts, budget, failu
         size += len(text.encode())
         if size >= budget:
             break
-    whole = dict(published, added_tokens=[], pre_tokenizer={"type": "ByteLevel", "add_prefix_space": False, "use_regex": False})
+    whole = dict(published, pre_tokenizer={"type": "ByteLevel", "add_prefix_space": False, "use_regex": False})
     path = scratch / "pieces.json"
     path.write_text(json.dumps(whole), encoding="utf-8")
     pieces = sorted(pieces)
@@ -156,6 +157,7 @@ def main():
     parser = argparse.ArgumentParser()
     for name in ("fathom", "tokenizer_dir", "data_dir"):
         parser.add_argument(name, type=pathlib.Path)
+    parser.add_argument("--files", default="*")
     parser.add_argument("--random", type=int, default=1_000_000)
     parser.add_argument("--rank-mb", type=float, default=25)
     parser.add_argument("--trained", type=pathlib.Path)
@@ -164,13 +166,13 @@ def main():
     fathom, failures = str(arguments.fathom), Failures()
     published = json.loads(gzip.decompress((arguments.tokenizer_dir / "tokenizer.json.gz").read_bytes()))
     reference = Tokenizer.from_str(json.dumps(dict(published, added_tokens=[])))
-    files = sorted(p for folder in ("corpora", "sft") for p in (arguments.data_dir / folder).glob("*.xz"))
+    files = sorted(p for folder in ("corpora", "sft") for p in (arguments.data_dir / folder).glob(arguments.files) if p.suffix == ".xz")
     with tempfile.TemporaryDirectory() as name:
         scratch = pathlib.Path(name)
         ours = str(arguments.tokenizer_dir / "tokenizer.json.gz")
         if arguments.sabotage:
             merges = published["model"]["merges"]
-            merges[40], merges[41] = merges[41], merges[40]
+            merges.append(merges.pop(0))
             ours = str(scratch / "sabotaged.json")
             pathlib.Path(ours).write_text(json.dumps(published), encoding="utf-8")
         if arguments.trained:
