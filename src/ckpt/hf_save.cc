@@ -1,38 +1,11 @@
-#include <algorithm>
-
 #include "ckpt/folder_transaction.h"
 #include "ckpt/hf_folder.h"
+#include "ckpt/hf_shards.h"
 #include "core/json.h"
 #include "model/config_json.h"
 
 namespace fathom {
 namespace {
-
-struct Shard {
-  std::vector<SafetensorsItem> items;
-  int64_t num_bytes = 0;
-};
-
-// In registry order, a new shard whenever the next tensor would not fit; a tensor larger than a
-// shard gets one of its own. Copies come last, with the MTP modules that they belong to.
-std::vector<Shard> plan_shards(const std::vector<SafetensorsItem>& items, int64_t max_shard_bytes) {
-  std::vector<Shard> shards(1);
-  for (const SafetensorsItem& item : items) {
-    const int64_t num_bytes = item.shape.num_elements() * dtype_bytes(item.dtype);
-    if (!shards.back().items.empty() && shards.back().num_bytes + num_bytes > max_shard_bytes)
-      shards.emplace_back();
-    shards.back().items.push_back(item);
-    shards.back().num_bytes += num_bytes;
-  }
-  return shards;
-}
-
-void write_synced(FileSystem& files, const std::string& path, std::string_view contents) {
-  auto file = files.create(path);
-  file->append(contents);
-  file->sync();
-  file->close();
-}
 
 std::string_view torch_dtype_name(DType dtype) {
   switch (dtype) {
@@ -77,25 +50,8 @@ void write_hf_files(FileSystem& files, const std::string& folder, const ModelCon
     source[alias.name] = alias.target;
   }
 
-  const std::vector<Shard> shards = plan_shards(items, options.max_shard_bytes);
-  nlohmann::json index;
-  int64_t total_bytes = 0;
-  for (size_t s = 0; s < shards.size(); ++s) {
-    const std::string name =
-        shards.size() == 1 ? "model.safetensors"
-                           : fmt::format("model-{:05}-of-{:05}.safetensors", s + 1, shards.size());
-    SafetensorsWriter writer(files, join_path(folder, name), shards[s].items);
-    for (const SafetensorsItem& item : writer.items()) {
-      writer.write(parameters[source.at(item.name)]);
-      index["weight_map"][item.name] = name;
-    }
-    writer.finish();
-    total_bytes += shards[s].num_bytes;
-  }
-  if (shards.size() > 1) {
-    index["metadata"]["total_size"] = total_bytes;
-    write_synced(files, join_path(folder, "model.safetensors.index.json"), index.dump(2) + "\n");
-  }
+  write_shards(files, folder, items, options.max_shard_bytes,
+               [&](const SafetensorsItem& item) { return parameters[source.at(item.name)]; });
   for (const auto& [name, contents] : options.extra_files) {
     FATHOM_CHECK(!name.empty() && name.find('/') == std::string::npos && name != "config.json" &&
                      name != "generation_config.json" && name.rfind("model", 0) != 0,

@@ -2,6 +2,7 @@
 #include <memory>
 
 #include "cli/model_loading.h"
+#include "cli/policy_table.h"
 #include "cli/verbs.h"
 
 namespace fathom::cli {
@@ -10,9 +11,14 @@ namespace {
 struct Options {
   std::string model, tokens, out, precision = "fp32";
   int64_t threads = 0;
+  bool print_policy = false;
 };
 
 int run(const Options& options) {
+  if (options.print_policy) {
+    fmt::print("{}", policy_table(policy_by_name(options.precision)));
+    return kExitDone;
+  }
   Context ctx(static_cast<int>(options.threads));
   const auto model = open_model(ctx, options.model, options.precision);
   const TokenRows rows = read_token_rows(options.tokens, *model, /*min_labels=*/1);
@@ -53,6 +59,8 @@ Verb logits_verb() {
                     .required();
                 line.add("--precision", options->precision, "format of weights and activations")
                     .one_of(policy_names());
+                line.add("--print-policy", options->print_policy,
+                         "print every role's number format and scaling, and end");
                 line.add_threads(options->threads);
               },
           .run = [options] { return run(*options); }};

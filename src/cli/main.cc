@@ -17,6 +17,8 @@ int main(int argc, char** argv) {
       demo_verb(),
       train_verb(),
       inspect_verb(),
+      convert_verb(),
+      quantize_verb(),
       logits_verb(),
       grads_verb(),
       generate_verb(),

@@ -3,6 +3,7 @@
 #include <memory>
 
 #include "cli/live_panel.h"
+#include "cli/policy_table.h"
 #include "cli/stop_signal.h"
 #include "cli/verbs.h"
 #include "core/file.h"
@@ -18,8 +19,8 @@ struct Options {
   std::optional<int64_t> seed, steps, threads;
   std::optional<std::string> precision;
   std::vector<std::string> set;
-  bool resume = false, print_config = false, dry_run = false, quiet = false, json = false,
-       allow_config_change = false;
+  bool resume = false, print_config = false, print_policy = false, dry_run = false, quiet = false,
+       json = false, allow_config_change = false;
 };
 
 class TrainDisplay final : public LogSink {
@@ -61,6 +62,29 @@ ConfigOrigins read_config(const Options& options, TrainConfig& config) {
   return origins;
 }
 
+// The memory of a run, before it starts.
+std::vector<std::string> memory_table(const std::vector<MemoryLine>& lines) {
+  std::vector<std::string> table;
+  int64_t total = 0, saved = 0, tokens = 0;
+  const auto mib = [](int64_t bytes) { return static_cast<double>(bytes) / (1 << 20); };
+  for (const MemoryLine& line : lines) {
+    total += line.bytes;
+    table.push_back(fmt::format(
+        "  {:<45} {:>10.1f} MiB{}", line.what, mib(line.bytes),
+        line.tokens > 0 ? fmt::format("  {:>8} bytes a token", line.bytes / line.tokens) : ""));
+    if (!line.saved) continue;
+    saved += line.bytes;
+    tokens = line.tokens;
+  }
+  if (tokens > 0) {
+    table.push_back(fmt::format("  {:<45} {:>10.1f} MiB  {:>8} bytes a token",
+                                "activations kept from forward to backward", mib(saved),
+                                saved / tokens));
+  }
+  table.push_back(fmt::format("  {:<45} {:>10.1f} MiB", "all, but for scratch", mib(total)));
+  return table;
+}
+
 void write_pictures(const std::string& run_folder, Trainer& trainer) {
   FileSystem& files = local_file_system();
   Curve loss{.name = "loss"}, mtp{.name = "mtp loss"};
@@ -88,6 +112,10 @@ int run(const Options& options) {
     fmt::print("{}", print_config(fields_of(config), origins));
     return kExitDone;
   }
+  if (options.print_policy) {
+    fmt::print("{}", policy_table(step_policy(config.train)));
+    return kExitDone;
+  }
   if (options.out.empty() && !options.dry_run) fail(ErrorKind::kUsage, "train: --out is required");
   FileSystem& files = local_file_system();
   Context ctx(static_cast<int>(config.threads));
@@ -101,6 +129,7 @@ int run(const Options& options) {
   display.message(fmt::format("{} parameters, {} active a token; {} steps, {} tokens",
                               count.main_model + count.mtp_unique, count.active,
                               trainer.total_steps(), trainer.schedule().total_tokens()));
+  for (const std::string& line : memory_table(trainer.step().memory())) display.message(line);
   if (options.dry_run) return kExitDone;
   if (options.resume) {
     trainer.resume(options.out, &display, {.allow_config_change = options.allow_config_change});
@@ -151,6 +180,8 @@ Verb train_verb() {
                      "resume under another configuration than the checkpoint's");
             line.add("--print-config", options->print_config,
                      "print the configuration with the origin of each value, and end");
+            line.add("--print-policy", options->print_policy,
+                     "print every role's number format and scaling, and end");
             line.add("--dry-run", options->dry_run,
                      "read everything, say what would be trained, and end");
             line.add_quiet(options->quiet);

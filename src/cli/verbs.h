@@ -17,6 +17,8 @@ Verb data_peek_verb();
 Verb demo_verb();
 Verb train_verb();
 Verb inspect_verb();
+Verb convert_verb();
+Verb quantize_verb();
 Verb logits_verb();
 Verb grads_verb();
 Verb generate_verb();

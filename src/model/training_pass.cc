@@ -1,6 +1,7 @@
 #include "model/training_pass.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "model/head.h"
 
@@ -85,6 +86,45 @@ void TrainingPass::allocate(Arena& arena) {
   for (const MtpModule& module : model_.mtp_modules()) allocate_deferred(module.block());
   blocks_now_ = blocks_;
   x_now_ = x_;
+}
+
+// The same allocations, measured one kind at a time; only the gaps of alignment are not counted.
+std::vector<MemoryLine> TrainingPass::memory() const {
+  const int64_t T = max_rows_ * max_context_;
+  std::vector<MemoryLine> lines;
+  const auto add = [&](std::string what, int64_t bytes, bool saved = true) {
+    if (bytes > 0) lines.push_back({std::move(what), bytes, T, saved});
+  };
+  const auto saved = [&](const auto& part) {
+    Arena measure("measure");
+    (void)part.allocate_saved(measure, T);
+    return measure.used_bytes();
+  };
+  int64_t dense = 0, moe = 0, num_dense = 0, num_moe = 0;
+  for (const Block& block : model_.blocks()) {
+    (block.is_moe() ? moe : dense) += saved(block);
+    ++(block.is_moe() ? num_moe : num_dense);
+  }
+  add(fmt::format("kept by dense blocks ({})", num_dense), dense);
+  add(fmt::format("kept by MoE blocks ({})", num_moe), moe);
+  int64_t modules = 0;
+  for (const MtpModule& module : model_.mtp_modules())
+    modules += saved(module) + saved(module.block());
+  add(fmt::format("kept by MTP modules ({})", depth()), modules);
+  int64_t deferred = 0;
+  bool counted[2] = {};
+  const auto add_deferred = [&](const Block& block) {
+    if (std::exchange(counted[block.is_moe() ? 1 : 0], true)) return;
+    Arena measure("measure");
+    (void)block.allocate_deferred(measure, T);
+    deferred += measure.used_bytes();
+  };
+  for (const Block& block : model_.blocks()) add_deferred(block);
+  for (const MtpModule& module : model_.mtp_modules()) add_deferred(module.block());
+  int64_t rest = saved_.used_bytes() - dense - moe - modules - deferred;
+  add("residual stream, final norm, token ids", rest);
+  add("gradients within one block's backward pass", deferred, /*saved=*/false);
+  return lines;
 }
 
 // Lays out this batch: token ids, positions and labels of every depth, and the saved tensors

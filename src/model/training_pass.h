@@ -49,6 +49,14 @@ struct LossSums {
 // How many labels of each kind a batch has (the sums are left 0): what LossScales are divided by.
 LossSums count_labels(const ModelConfig& config, const TokenBatch& batch);
 
+// One line of the table of memory that is printed before a run starts.
+struct MemoryLine {
+  std::string what;
+  int64_t bytes = 0;
+  int64_t tokens = 0;  // that the bytes are for; 0: they do not depend on tokens
+  bool saved = false;  // activations kept from forward to backward
+};
+
 class TrainingPass {
  public:
   TrainingPass(const Model& model, int64_t max_rows, int64_t max_context);
@@ -67,6 +75,8 @@ class TrainingPass {
               const std::vector<TensorView>& mtp_logits);
 
   int64_t saved_bytes() const { return saved_.used_bytes(); }
+  // What saved_bytes() is made of.
+  std::vector<MemoryLine> memory() const;
 
  private:
   // What one depth of prediction reads: depth 0 is the main model.

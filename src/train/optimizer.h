@@ -45,6 +45,7 @@ class Optimizer {
   // One update with gradients scaled by min(1, clip_norm / norm); step counts from 1.
   void update(Context& ctx, const ParameterSet& gradients, double norm, double lr, int64_t step);
 
+  int64_t num_bytes() const { return m_.num_bytes() + v_.num_bytes(); }
   ParameterSet& m() { return m_; }
   ParameterSet& v() { return v_; }
   double weight_decay_of(ParameterKind kind) const;

@@ -40,7 +40,7 @@ TEST(OptimizerTest, FollowsTorchForFiftySteps) {
     ParameterSet master("master", golden_specs(), {dtype, dtype}),
         gradients("gradients", golden_specs(), {dtype, dtype});
     ParameterSet weights("weights", golden_specs(), {wide ? DType::kF64 : DType::kBF16, dtype});
-    Optimizer optimizer(golden_specs(), config, DType::kF32, master, weights);
+    Optimizer optimizer(golden_specs(), config, wide ? DType::kF64 : DType::kF32, master, weights);
     const auto set = [](const TensorView& view, const double* values) {
       for (int64_t i = 0; i < view.num_elements(); ++i) {
         if (view.dtype == DType::kF64)

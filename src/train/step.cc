@@ -133,6 +133,19 @@ TrainStep::TrainStep(Context& ctx, const ModelConfig& model, const StepConfig& c
   }
 }
 
+std::vector<MemoryLine> TrainStep::memory() const {
+  std::vector<MemoryLine> lines = {
+      {"master weights", master_.num_bytes()},
+      {"weights as the products read them", model_.weights().num_bytes()},
+      {"gradients", gradients_.num_bytes()},
+      {"moments of AdamW", optimizer_.num_bytes()}};
+  if (average_ != nullptr)
+    lines.push_back({"moving average of the weights", average_->num_bytes()});
+  const std::vector<MemoryLine> saved = pass_.memory();
+  lines.insert(lines.end(), saved.begin(), saved.end());
+  return lines;
+}
+
 void TrainStep::refresh_weights() { copy_parameters(ctx_, master_, model_.weights()); }
 
 LossScales TrainStep::balance_kind() const {

@@ -77,6 +77,9 @@ class TrainStep {
   StepResult evaluate(const Batch& batch);
 
   const Model& model() const { return model_; }
+  // All memory that a step uses but for scratch, by what it is for; the lines of saved activations
+  // come last.
+  std::vector<MemoryLine> memory() const;
   ParameterSet& master() { return master_; }
   ParameterSet& gradients() { return gradients_; }
   Optimizer& optimizer() { return optimizer_; }
