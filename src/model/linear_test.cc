@@ -233,7 +233,7 @@ TEST(LinearRecipe, BlockwiseGradientsLoseMoreThanTilewise) {
   TestTensor dy(DType::kF32, {T, N}, "dy"), exact(DType::kF32, {T, K}, "dx");
   dy.normal(3);
   for (int64_t t = 0; t < T; t += 37) {
-    for (int64_t n = 0; n < N; ++n) dy.set(t * N + n, dy[t * N + n] * 3000);
+    for (int64_t n = 0; n < N; ++n) dy.set(t * N + n, dy[t * N + n] * 30000);
   }
   ScaledTensor w(DType::kE4M3, ScaleGrain::kBlock, N, K);
   w.quantize_normal(ctx, 4);
