@@ -12,7 +12,7 @@
 namespace fathom {
 namespace {
 
-std::string golden(const std::string& name) { return std::string(FATHOM_GOLDEN_DIR) + "/" + name; }
+std::string golden(std::string_view name) { return fmt::format("{}/{}", FATHOM_GOLDEN_DIR, name); }
 
 // A tensor of a file, with memory of its own.
 struct Loaded {

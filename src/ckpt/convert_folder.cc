@@ -44,6 +44,7 @@ class Converter {
       ++report_.num_tensors;
       const Shape& shape = stored.entry->shape;
       if (to_fp8(name)) {
+        if (!keeps_codes(stored)) ++report_.num_quantised;
         items.push_back({name, DType::kE4M3, shape});
         items.push_back({name + std::string(kScaleSuffix), DType::kF32,
                          scale_shape(ScaleGrain::kBlock, shape[0], shape[1])});
@@ -58,7 +59,8 @@ class Converter {
     return items;
   }
 
-  // The values of one item. Codes come before their scales, or after, or in another shard.
+  // The values of one item. Codes may lie far from their scales (a shard is ordered by element
+  // size), and are then quantised for each: reading twice is cheaper than keeping all scales.
   TensorView data(const SafetensorsItem& item) {
     const bool scale = is_scale(item.name);
     const std::string name =
@@ -91,6 +93,12 @@ class Converter {
     return found != expected_.end() && found->second.may_be_fp8;
   }
 
+  // FP8 in the layout that is asked for: copied as it is.
+  bool keeps_codes(const StoredTensor& stored) const {
+    return stored.entry->dtype == DType::kE4M3 && reader_.config().fp8_block_rows == kScaleTile &&
+           reader_.config().fp8_block_cols == kScaleTile;
+  }
+
   // A tensor in memory of its own, which replaces what `memory` held.
   static TensorView make(std::unique_ptr<Arena>& memory, DType dtype, const Shape& shape,
                          const char* name) {
@@ -106,8 +114,7 @@ class Converter {
     codes_ = make(codes_memory_, DType::kE4M3, entry.shape, "codes");
     scales_ = make(scales_memory_, DType::kF32, scales, "scales");
     const ScaledView y{codes_, scales_, ScaleGrain::kBlock};
-    if (entry.dtype == DType::kE4M3 && reader_.config().fp8_block_rows == kScaleTile &&
-        reader_.config().fp8_block_cols == kScaleTile) {
+    if (keeps_codes(stored)) {
       const StoredTensor& old = *reader_.find(name + std::string(kScaleSuffix));
       convert_elements(DType::kE4M3, stored.shard->bytes(entry), DType::kE4M3,
                        static_cast<std::byte*>(codes_.data), codes_.num_elements());
@@ -129,7 +136,6 @@ class Converter {
                          fmt::format("a value that is not finite (element {})", bad),
                          "finite numbers", ""});
       }
-      ++report_.num_quantised;
     }
     stored.shard->forget(entry);
     quantised_ = name;
