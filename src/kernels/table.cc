@@ -7,6 +7,7 @@
 #include "kernels/cpu/quantize.h"
 #include "kernels/cpu/row_ops.h"
 #include "kernels/cpu/scaled_matmul.h"
+#include "kernels/cpu/tensor_core.h"
 #include "kernels/ref/ref.h"
 
 namespace fathom {
@@ -343,6 +344,12 @@ std::span<const KernelEntry<PackE5m6Params>> kernel_entries() {
   return kEntries;
 }
 
+template <auto kDriver, const cpu::TensorCoreKernels& kKernels, const cpu::QuantizeKernels& kDecode,
+          typename Params>
+static void run_emulated(Context& ctx, const Params& p) {
+  kDriver(ctx, p, kKernels, kDecode);
+}
+
 template <>
 std::span<const KernelEntry<ScaledGemmParams>> kernel_entries() {
   static constexpr KernelEntry<ScaledGemmParams> kEntries[] = {
@@ -350,6 +357,10 @@ std::span<const KernelEntry<ScaledGemmParams>> kernel_entries() {
        cpu::scaled_gemm_avx512bf16},
       {"avx512", IsaLevel::kAvx512, cpu::scaled_gemm_supports, cpu::scaled_gemm_avx512},
       {"avx2", IsaLevel::kAvx2, cpu::scaled_gemm_supports, cpu::scaled_gemm_avx2},
+      {"avx512 emulated", IsaLevel::kAvx512, cpu::emulated_gemm_supports,
+       run_emulated<cpu::emulated_gemm, cpu::kTensorCoreAvx512, cpu::kQuantizeAvx512>},
+      {"avx2 emulated", IsaLevel::kAvx2, cpu::emulated_gemm_supports,
+       run_emulated<cpu::emulated_gemm, cpu::kTensorCoreAvx2, cpu::kQuantizeAvx2>},
       reference<ScaledGemmParams>(ref::scaled_gemm),
   };
   return kEntries;
@@ -363,6 +374,10 @@ std::span<const KernelEntry<ScaledGroupedGemmParams>> kernel_entries() {
       {"avx512", IsaLevel::kAvx512, cpu::scaled_grouped_gemm_supports,
        cpu::scaled_grouped_gemm_avx512},
       {"avx2", IsaLevel::kAvx2, cpu::scaled_grouped_gemm_supports, cpu::scaled_grouped_gemm_avx2},
+      {"avx512 emulated", IsaLevel::kAvx512, cpu::emulated_grouped_gemm_supports,
+       run_emulated<cpu::emulated_grouped_gemm, cpu::kTensorCoreAvx512, cpu::kQuantizeAvx512>},
+      {"avx2 emulated", IsaLevel::kAvx2, cpu::emulated_grouped_gemm_supports,
+       run_emulated<cpu::emulated_grouped_gemm, cpu::kTensorCoreAvx2, cpu::kQuantizeAvx2>},
       reference<ScaledGroupedGemmParams>(ref::scaled_grouped_gemm),
   };
   return kEntries;

@@ -150,6 +150,61 @@ TEST(QuantizeEntries, PackedCodesComeBack) {
   }
 }
 
+// The emulated tensor core gives the reference's bits in every layout, dense and over experts.
+TEST(TensorCoreEntries, GiveTheReferencesBits) {
+  Context& reference = test_context(IsaLevel::kReference, 1);
+  using Model = Accumulator::Model;
+  const std::vector<Accumulator> accumulators = {{Model::kAlignAll, 14, 128},
+                                                 {Model::kAlignProducts, 14, 32},
+                                                 {Model::kAlignProducts, 24, 64}};
+  const std::vector<int64_t> offsets = {0, 3, 3, 137};
+  for (const GemmLayout layout : {GemmLayout::kNt, GemmLayout::kNn, GemmLayout::kTn}) {
+    const bool tn = layout == GemmLayout::kTn, nt = layout == GemmLayout::kNt;
+    const int64_t E = 3, U = 137, wide = 150, narrow = 21;
+    ScaledTensor a(DType::kE4M3, tn ? ScaleGrain::kColumn : ScaleGrain::kRow, U, wide,
+                   tn ? offsets : std::vector<int64_t>{}),
+        rows_b(DType::kE5M6, ScaleGrain::kColumn, U, narrow, offsets);
+    ScaledStack stack_b(DType::kE4M3, E, nt ? narrow : wide, nt ? wide : narrow);
+    a.quantize_normal(reference, 7);
+    rows_b.quantize_normal(reference, 8);
+    stack_b.quantize_normal(reference, 9);
+    for (const Accumulator& accumulator : accumulators) {
+      for (const DType out : {DType::kF32, DType::kBF16}) {
+        const auto output = [&] {
+          TestTensor c(out, tn ? Shape{E, wide, narrow} : Shape{U, narrow}, "c");
+          c.fill(0.5);
+          return c;
+        };
+        TestTensor want = output();
+        ScaledGroupedGemmParams p{.layout = layout,
+                                  .a = a,
+                                  .b = tn ? ScaledView(rows_b) : ScaledView(stack_b),
+                                  .c = want,
+                                  .offsets = offsets.data(),
+                                  .num_experts = E,
+                                  .accumulate = true,
+                                  .accumulator = accumulator};
+        ref::scaled_grouped_gemm(reference, p);
+        int walked = 0;
+        for (const KernelEntry<ScaledGroupedGemmParams>& entry :
+             kernel_entries<ScaledGroupedGemmParams>()) {
+          if (entry.isa == IsaLevel::kReference || !runs_here(entry.isa) || !entry.supports(p))
+            continue;
+          for (const int threads : {1, 2}) {
+            TestTensor got = output();
+            p.c = got;
+            entry.run(test_context(entry.isa, threads), p);
+            EXPECT_EQ(got.bytes(), want.bytes()) << entry.name << " " << accumulator.bits;
+          }
+          ++walked;
+        }
+        EXPECT_EQ(walked, static_cast<int>(runs_here(IsaLevel::kAvx2)) +
+                              static_cast<int>(runs_here(IsaLevel::kAvx512)));
+      }
+    }
+  }
+}
+
 // A flipped code bit or scale is seen.
 TEST(QuantizeEntries, TheComparisonSeesOneBit) {
   Context& ctx = test_context(IsaLevel::kReference, 1);

@@ -106,4 +106,38 @@ inline float scale_value(const ScaledView& v, int64_t row, int64_t col,
   return scale == nullptr ? 1.0f : *scale;
 }
 
+inline ScaledView expert_rows(const ScaledView& v, int64_t begin, int64_t count, int64_t tile,
+                              int64_t num_tiles) {
+  ScaledView rows = v;
+  rows.codes = v.codes.rows(begin, count);
+  if (v.grain == ScaleGrain::kRow) rows.scales = v.scales.rows(begin, count);
+  if (v.grain == ScaleGrain::kColumn) rows.scales = v.scales.rows(tile, num_tiles);
+  return rows;
+}
+
+inline ScaledView expert_matrix(const ScaledView& v, int64_t e) {
+  ScaledView matrix = v;
+  matrix.codes = v.codes.at(e);
+  if (v.grain != ScaleGrain::kNone) matrix.scales = v.scales.at(e);
+  return matrix;
+}
+
+// body(product) for the product of each expert, as one of dense matrices.
+template <typename Body>
+void for_each_expert(const ScaledGroupedGemmParams& p, Body&& body) {
+  ScaledGemmParams one{
+      .layout = p.layout, .accumulate = p.accumulate, .accumulator = p.accumulator};
+  int64_t tile = 0;
+  for (int64_t e = 0; e < p.num_experts; ++e) {
+    const int64_t begin = p.offsets[e], count = p.offsets[e + 1] - begin;
+    const int64_t num_tiles = (count + kScaleTile - 1) / kScaleTile;
+    const bool tn = p.layout == GemmLayout::kTn;
+    one.a = expert_rows(p.a, begin, count, tile, num_tiles);
+    one.b = tn ? expert_rows(p.b, begin, count, tile, num_tiles) : expert_matrix(p.b, e);
+    one.c = tn ? p.c.at(e) : p.c.rows(begin, count);
+    body(one);
+    tile += num_tiles;
+  }
+}
+
 }  // namespace fathom::ref
