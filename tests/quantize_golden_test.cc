@@ -77,7 +77,8 @@ class ConvertFolder : public testing::Test {
   ~ConvertFolder() override { files_.remove_all(out_), files_.remove_all(out_ + "2"); }
   FileSystem& files_ = local_file_system();
   Context ctx_{2};
-  std::string out_ = testing::TempDir() + "fathom_convert";
+  std::string out_ = testing::TempDir() + "fathom_convert_" +
+                     testing::UnitTest::GetInstance()->current_test_info()->name();
 };
 
 // Published FP8 to bf16 and to FP8 again: DeepSeek's own bits both times.
