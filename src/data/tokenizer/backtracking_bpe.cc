@@ -85,9 +85,11 @@ bool BacktrackingBpe::may_follow(Rank left, Rank right, std::vector<uint64_t>& k
 
 void BacktrackingBpe::encode(std::string_view piece, BacktrackScratch& scratch,
                              std::vector<TokenId>& ids) const {
-  auto& stack = scratch.stack;
+  // The tokens so far stand at the end of `ids`, as ranks until all are found: a second list as
+  // long would cost more than the search on a piece of megabytes, for its new pages. So would
+  // growing.
+  const size_t begin = ids.size();
   auto& open = scratch.open;
-  stack.clear();
   open.assign(piece.size() / 64 + 1, ~uint64_t{0});
   size_t at = 0;
   ByteTrie::Match match = trie_.longest(piece);
@@ -95,23 +97,24 @@ void BacktrackingBpe::encode(std::string_view piece, BacktrackScratch& scratch,
     const auto token = static_cast<Rank>(match.index);
     const size_t end = at + match.bytes;
     if ((open[end / 64] >> end % 64 & 1) != 0 &&
-        (stack.empty() || may_follow(stack.back(), token, scratch.known_pairs))) {
-      stack.push_back(token);
+        (ids.size() == begin ||
+         may_follow(static_cast<Rank>(ids.back()), token, scratch.known_pairs))) {
+      ids.push_back(match.index);
       at = end;
       match = trie_.longest(piece.substr(at));
       continue;
     }
     Rank next = tokens_[token].shorter;
     if (next == kNone) {  // nothing fits here: not the way to come
-      FATHOM_CHECK(!stack.empty(), "a piece of {} bytes without an encoding", piece.size());
+      FATHOM_CHECK(ids.size() > begin, "a piece of {} bytes without an encoding", piece.size());
       open[at / 64] &= ~(uint64_t{1} << at % 64);
-      next = stack.back();
-      stack.pop_back();
+      next = static_cast<Rank>(ids.back());
+      ids.pop_back();
       at -= tokens_[next].bytes;
     }
     match = {static_cast<int32_t>(next), tokens_[next].bytes};
   }
-  for (const Rank rank : stack) ids.push_back(id_of_[rank]);
+  for (size_t i = begin; i < ids.size(); ++i) ids[i] = id_of_[static_cast<size_t>(ids[i])];
 }
 
 }  // namespace fathom

@@ -28,7 +28,6 @@ namespace fathom {
 // Memory for one thread. `known_pairs` may be empty; a table of 2^n zeros remembers which pairs of
 // neighbours are possible, and changes no result.
 struct BacktrackScratch {
-  std::vector<uint32_t> stack;
   std::vector<uint64_t> open;  // a bit for each position that has not been given up
   std::vector<uint64_t> known_pairs;
 };

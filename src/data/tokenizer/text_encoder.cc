@@ -12,6 +12,7 @@ namespace {
 // Parts that long texts are shared out in: large beside what handing out costs, small beside what
 // a thread should wait for at the end.
 constexpr int64_t kPartBytes = 64 << 10;
+constexpr size_t kLongText = 64 << 10;
 constexpr size_t kKnownPairs = 8 << 10;
 
 // The ids of `piece` from `cache`, merged and put there if they are not in it.
@@ -66,6 +67,8 @@ TextEncoder::TextEncoder(TextEncoder&&) noexcept = default;
 void TextEncoder::encode(std::string_view text, const EncodeOptions& options,
                          std::vector<TokenId>& ids) {
   const Tokenizer::Impl& impl = *tokenizer_.impl_;
+  // Growing a list of megabytes costs more than the room, of which only what is used becomes pages.
+  if (text.size() >= kLongText) ids.reserve(ids.size() + text.size());
   size_t at = 0;
   if (options.allow_special) {
     for (const AddedTokenFinder::Found& found : impl.added.find_all(text)) {
