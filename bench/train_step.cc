@@ -34,8 +34,8 @@ int main(int argc, char** argv) {
   Context ctx(threads);
   Model model(config, policy, context);
   ParameterSet master("master", parameter_specs(config), {DType::kF32, DType::kF32});
-  ParameterSet m("m", parameter_specs(config), {DType::kF32, DType::kF32});
-  ParameterSet v("v", parameter_specs(config), {DType::kF32, DType::kF32});
+  ParameterSet m("m", parameter_specs(config), {policy.moments, policy.moments});
+  ParameterSet v("v", parameter_specs(config), {policy.moments, policy.moments});
   ParameterSet gradients("gradients", parameter_specs(config), policy.gradient_dtypes());
   initialize_parameters(config, 1, master);
   copy_parameters(ctx, master, model.weights());
@@ -62,9 +62,13 @@ int main(int argc, char** argv) {
                   .grad = gradients.view(i),
                   .m = m.view(i),
                   .v = v.view(i),
-                  .weights = model.weights().view(i),
+                  .weights = model.weights().is_scaled(i) ? TensorView{} : model.weights().view(i),
                   .lr = 1e-4,
                   .step = step + 1});
+      if (model.weights().is_scaled(i)) {
+        quantize(ctx,
+                 {.x = {master.view(i), {}, ScaleGrain::kNone}, .y = model.weights().scaled(i)});
+      }
     }
     if (step >= 3)
       seconds.push_back(
