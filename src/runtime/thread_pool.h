@@ -5,16 +5,12 @@
 // Machines have neighbours: a thread that the scheduler has taken off its processor must cost its
 // share of the work and no more. So indices are claimed as threads come for them, a loop ends when
 // every index has been run (a worker that never woke up is not waited for), and whoever waits spins
-// briefly, then hands its processor to a thread of the loop that lost its own, and sleeps.
+// briefly, then sleeps, which gives its processor to a thread of the loop that lost its own.
 #pragma once
-
-#include <sched.h>
-#include <sys/types.h>
 
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
-#include <ctime>
 #include <exception>
 #include <mutex>
 #include <thread>
@@ -53,18 +49,7 @@ class ThreadPool {
   void run(int64_t count, Task task, void* context);
   void work(int thread_idx);
   int64_t run_claims(int thread_idx);
-  void lend_cpu(int thread_idx);
 
-  // What the others must know of a thread to see whether it runs, and to move it.
-  struct alignas(64) Member {
-    std::atomic<pid_t> tid{0};
-    std::atomic<clockid_t> cpu_clock{0};
-    std::atomic<bool> has_claim{false};
-    std::atomic<bool> moved{false};  // to a processor that was lent; it goes free when done
-  };
-
-  cpu_set_t allowed_;  // processors, as they were when the pool was made
-  std::vector<Member> members_;
   std::vector<std::thread> workers_;
 
   // The loop in progress: written while there is nothing to claim and nobody runs an index, read
