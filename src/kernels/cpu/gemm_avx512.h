@@ -215,11 +215,20 @@ inline void store_whole_tile(const GemmTile& t, const __m512 (&sum)[kRows][kVecs
   }
 }
 
+inline void take_turn(Ask& ask) {
+  for (int64_t i = 0; i < ask.lines_per_turn && ask.lines_left > 0; ++i, --ask.lines_left) {
+    _mm_prefetch(ask.row + ask.line * 64, _MM_HINT_T1);
+    if (++ask.line < ask.row_lines) continue;
+    ask.line = 0;
+    ask.row += ask.ld_bytes;
+  }
+}
+
 // sum = the products of k_groups groups; a and b move on behind them.
 // Ops::multiply_add(sum, word of a broadcast, words of b).
 template <typename Ops, int kRows, int kVecs>
 inline __attribute__((always_inline)) void sum_groups(const char*& a, const char*& b,
-                                                      int64_t k_groups,
+                                                      int64_t k_groups, Ask* ask,
                                                       __m512 (&sum)[kRows][kVecs]) {
 #pragma GCC unroll 14
   for (int i = 0; i < kRows; ++i) {
@@ -227,6 +236,7 @@ inline __attribute__((always_inline)) void sum_groups(const char*& a, const char
     for (int v = 0; v < kVecs; ++v) sum[i][v] = _mm512_setzero_ps();
   }
   for (int64_t group = 0; group < k_groups; ++group) {
+    if (group % kAskGroups == 0 && ask != nullptr) take_turn(*ask);
     __m512i b_words[kVecs];
 #pragma GCC unroll 2
     for (int v = 0; v < kVecs; ++v) b_words[v] = _mm512_loadu_si512(b + v * 64);
@@ -248,7 +258,7 @@ void tile(const GemmTile& t) {
   __m512 sum[kRows][kVecs];
   const char* a = static_cast<const char*>(t.a);
   const char* b = static_cast<const char*>(t.b);
-  sum_groups<Ops>(a, b, t.k_groups, sum);
+  sum_groups<Ops>(a, b, t.k_groups, t.ask, sum);
   if (t.cols == kVecs * kLanes && t.init == nullptr && !t.c_bf16) {
     if (t.add_c) {
       store_whole_tile<true>(t, sum);
@@ -314,13 +324,13 @@ void scaled_tile(const GemmTile& t) {
   __m512 sum[kRows][kVecs];
   // Without k there is one empty slice, whose scales do not exist.
   if (t.k_groups == 0 && from_zero) {
-    sum_groups<Ops>(a, b, 0, sum);
+    sum_groups<Ops>(a, b, 0, nullptr, sum);
     for (int i = 0; i < kRows; ++i) {
       for (int v = 0; v < kVecs; ++v) _mm512_storeu_ps(so_far + i * ld + v * kLanes, sum[i][v]);
     }
   }
   for (int64_t left = t.k_groups; left > 0; left -= kSliceGroups) {
-    sum_groups<Ops>(a, b, left < kSliceGroups ? left : kSliceGroups, sum);
+    sum_groups<Ops>(a, b, left < kSliceGroups ? left : kSliceGroups, t.ask, sum);
     if (from_zero) {
       promote<true>(a_scales, b_scales, sum, so_far, ld);
     } else {

@@ -8,8 +8,7 @@
 // while packed; codes of 8 and 12 bits become bf16 exactly.
 #include <array>
 
-#include "kernels/cpu/gemm_avx512.h"
-#include "kernels/cpu/gemm_codes_avx512bf16.h"
+#include "kernels/cpu/gemm_lines_avx512bf16.h"
 
 namespace fathom::cpu {
 namespace {
@@ -128,6 +127,135 @@ struct E5m6Pairs {
   }
 };
 
+// Writes the words of one line of 16 lanes: `groups` of them, rows of the panel `width` words
+// apart. `spills`: rows are written whole (see pack_16_lanes).
+template <typename Lines>
+inline void store_words(const __m512i* vectors, int64_t groups, int64_t width, bool spills,
+                        __mmask16 mask, int32_t* out) {
+  constexpr int64_t kPer = Lines::kVectorGroups;
+  for (int64_t i = 0; i < groups; i += kPer) {
+    __m512i words[kPer];
+    Lines::words(_mm512_load_si512(vectors + i / kPer), words);
+#pragma GCC unroll 2
+    for (int64_t g = 0; g < kPer; ++g, out += width) {
+      if (i + g >= groups) return;
+      if (spills) {
+        _mm512_storeu_si512(out, words[g]);
+      } else {
+        _mm512_mask_storeu_epi32(out, mask, words[g]);
+      }
+    }
+  }
+}
+
+template <typename Lines, int kRows>
+inline void pack_16_lanes_by_lines(const char* rows, int64_t ld_bytes, int64_t num_rows, int64_t k,
+                                   int64_t width, __mmask16 mask, int32_t* out) {
+  constexpr int64_t kGroups = kLine / Lines::kBytes / 2;
+  const int64_t k_groups = (k + 1) / 2, row_bytes = k * Lines::kBytes;
+  const bool spills = width >= kTileRows;
+  alignas(64) __m512i vectors[kLanes];
+  alignas(64) char copied[kLanes * kLine];
+  int64_t group = 0;
+  if (kRows > 0) {
+    for (; k_groups - group > kGroups; group += kGroups, rows += kLine, out += kGroups * width) {
+      transpose_lines<Lines::kCodes, kRows>(rows, ld_bytes, vectors);
+      if (spills) {
+        store_words<Lines>(vectors, kGroups, width, true, mask, out);
+      } else {
+        store_words<Lines>(vectors, kGroups, width, false, mask, out);
+      }
+    }
+  }
+  for (; group < k_groups; group += kGroups, rows += kLine, out += kGroups * width) {
+    const int64_t groups = k_groups - group < kGroups ? k_groups - group : kGroups;
+    copy_lines<kLanes>(rows, ld_bytes, num_rows, row_bytes - group * 2 * Lines::kBytes, copied);
+    transpose_lines<Lines::kCodes>(copied, kLine, vectors);
+    store_words<Lines>(vectors, groups, width, false, mask, out);
+  }
+}
+
+template <typename Lines>
+void pack_by_lines(const void* src, int64_t ld, int64_t lanes, int64_t k, int64_t width,
+                   void* panel) {
+  for (int64_t lane = 0; lane < width; lane += kLanes) {
+    const int64_t ld_bytes = ld * Lines::kBytes, num_rows = lanes - lane;
+    const char* rows = static_cast<const char*>(src) + lane * ld_bytes;
+    int32_t* out = static_cast<int32_t*>(panel) + lane;
+    const __mmask16 mask = lane_mask(width - lane);
+    if (num_rows >= kLanes) {
+      pack_16_lanes_by_lines<Lines, kLanes>(rows, ld_bytes, kLanes, k, width, mask, out);
+    } else if (num_rows == kTileRows) {
+      pack_16_lanes_by_lines<Lines, kTileRows>(rows, ld_bytes, kTileRows, k, width, mask, out);
+    } else {
+      pack_16_lanes_by_lines<Lines, 0>(rows, ld_bytes, num_rows, k, width, mask, out);
+    }
+  }
+}
+
+// Whole panels of columns from a row-major operand: two rows of 32 lanes at a time.
+struct Bf16Rows {
+  using Element = uint16_t;
+  using Tail = Bf16Pairs;
+  static void words(const uint16_t* row, const uint16_t* next, __m512i (&out)[2]) {
+    alignas(64) static constexpr uint16_t kIndex[2][32] = {
+        {0, 32, 1, 33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39,
+         8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47},
+        {16, 48, 17, 49, 18, 50, 19, 51, 20, 52, 21, 53, 22, 54, 23, 55,
+         24, 56, 25, 57, 26, 58, 27, 59, 28, 60, 29, 61, 30, 62, 31, 63}};
+    const __m512i a = _mm512_loadu_si512(row), b = _mm512_loadu_si512(next);
+    out[0] = _mm512_permutex2var_epi16(a, _mm512_load_si512(kIndex[0]), b);
+    out[1] = _mm512_permutex2var_epi16(a, _mm512_load_si512(kIndex[1]), b);
+  }
+};
+
+// Bytes l, l + 64, l + 32, l + 96 of (low, high) for 16 lanes: the words of two rows.
+struct RowPairIndex {
+  alignas(64) std::array<std::array<uint8_t, 64>, 2> bytes{};
+};
+constexpr RowPairIndex row_pair_index() {
+  RowPairIndex t;
+  for (int i = 0; i < 128; ++i) {
+    constexpr int kPart[4] = {0, 64, 32, 96};
+    t.bytes[static_cast<size_t>(i / 64)][static_cast<size_t>(i % 64)] =
+        static_cast<uint8_t>(i / 4 + kPart[i % 4]);
+  }
+  return t;
+}
+constexpr RowPairIndex kRowPairs = row_pair_index();
+
+template <const ByteTables& kTables>
+struct Fp8Rows {
+  using Element = uint8_t;
+  using Tail = Fp8Pairs<kTables>;
+  static void words(const uint8_t* row, const uint8_t* next, __m512i (&out)[2]) {
+    const __m512i codes = _mm512_inserti64x4(
+        _mm512_castsi256_si512(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(row))),
+        _mm256_loadu_si256(reinterpret_cast<const __m256i*>(next)), 1);
+    const auto [low, high] = decode_bytes<kTables>(codes);
+    for (size_t v = 0; v < 2; ++v) {
+      out[v] = _mm512_permutex2var_epi8(low, _mm512_load_si512(kRowPairs.bytes[v].data()), high);
+    }
+  }
+};
+
+template <typename Rows>
+void pack_by_rows(const void* src, int64_t ld, int64_t lanes, int64_t k, int64_t width,
+                  void* panel) {
+  constexpr int64_t kWhole = kTileVecs * kLanes;
+  if (width != kWhole || lanes < kWhole)
+    return pack_lane_contiguous<typename Rows::Tail>(src, ld, lanes, k, width, panel);
+  const auto* row = static_cast<const typename Rows::Element*>(src);
+  auto* out = static_cast<int32_t*>(panel);
+  for (; k >= 2; k -= 2, row += 2 * ld, out += kWhole) {
+    __m512i words[2];
+    Rows::words(row, row + ld, words);
+    _mm512_storeu_si512(out, words[0]);
+    _mm512_storeu_si512(out + kLanes, words[1]);
+  }
+  if (k > 0) pack_lane_contiguous<typename Rows::Tail>(row, ld, lanes, k, width, out);
+}
+
 }  // namespace
 
 const GemmKernels kGemmAvx512Bf16 = {
@@ -135,12 +263,11 @@ const GemmKernels kGemmAvx512Bf16 = {
     .nr = kTileVecs * kLanes,
     .k_step = 2,
     .packed_bytes = 2,
-    .pack_k_contiguous = {pack_k_contiguous<RoundedPairs>, pack_k_contiguous<Bf16Pairs>,
-                          pack_k_contiguous<Fp8Pairs<kE4m3>>, pack_k_contiguous<Fp8Pairs<kE5m2>>,
+    .pack_k_contiguous = {pack_k_contiguous<RoundedPairs>, pack_by_lines<Bf16Lines>,
+                          pack_by_lines<Fp8Lines<kE4m3>>, pack_by_lines<Fp8Lines<kE5m2>>,
                           pack_k_contiguous<E5m6Pairs>},
-    .pack_lane_contiguous = {pack_lane_contiguous<RoundedPairs>, pack_lane_contiguous<Bf16Pairs>,
-                             pack_lane_contiguous<Fp8Pairs<kE4m3>>,
-                             pack_lane_contiguous<Fp8Pairs<kE5m2>>,
+    .pack_lane_contiguous = {pack_lane_contiguous<RoundedPairs>, pack_by_rows<Bf16Rows>,
+                             pack_by_rows<Fp8Rows<kE4m3>>, pack_by_rows<Fp8Rows<kE5m2>>,
                              pack_lane_contiguous<E5m6Pairs>},
     .tile = any_tile<DotOps, false>,
     .scaled_tile = any_tile<DotOps, true>,

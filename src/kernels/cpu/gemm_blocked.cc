@@ -58,8 +58,16 @@ struct Job {
   std::byte* packed = nullptr;
   float* packed_scales = nullptr;
   int64_t block_panels = 0;  // own panels of an item
+  // From here on blocks are small, so that threads end together.
+  int64_t first_small_block = 0, small_block_panels = 1;
   int64_t num_blocks = 0, num_parts = 0, part_panels = 0;
   int64_t first_item = 0, first_pack = 0;
+
+  // The first own panel of a block, that of block num_blocks being behind the last.
+  int64_t block_begin(int64_t block) const {
+    const int64_t small = std::max<int64_t>(0, block - first_small_block);
+    return std::min((block - small) * block_panels + small * small_block_panels, own.num_panels());
+  }
 };
 
 class Multiplier {
@@ -90,11 +98,13 @@ class Multiplier {
   }
   void run_batch(Job* jobs, int64_t num_jobs);
   void pack_shared(const Job& job, int64_t panel) const;
+  Ask ask_for(const Side& s, int64_t panel_begin, int64_t panel_end, int64_t k_begin,
+              int64_t k_count, int64_t num_tiles) const;
   void run_item(const Job& job, int64_t item, int thread_idx) const;
   void run_stream(const Job& job, int64_t item, int thread_idx) const;
   void run_tile(const Job& job, int64_t own_panel, const std::byte* own, const float* own_scales,
                 int64_t shared_panel_idx, int64_t k_begin, int64_t k_count, float* partial,
-                int64_t partial_own, int64_t partial_shared, int64_t ld_partial) const;
+                int64_t partial_own, int64_t partial_shared, int64_t ld_partial, Ask* ask) const;
 
   Context& ctx_;
   const GemmKernels& kernels_;
@@ -182,6 +192,15 @@ void Multiplier::run_batch(Job* jobs, int64_t num_jobs) {
     job.num_blocks = div_up(own_panels, block);
     job.block_panels = div_up(own_panels, job.num_blocks);
     job.num_blocks = div_up(own_panels, job.block_panels);
+    job.first_small_block = job.num_blocks;
+    if (num_threads > 1 && j == num_jobs - 1 && job.block_panels > 1) {
+      const int64_t num_last = std::min<int64_t>(job.num_blocks, num_threads);
+      job.first_small_block = job.num_blocks - num_last;
+      job.small_block_panels = div_up(job.block_panels, 4);
+      job.num_blocks =
+          job.first_small_block +
+          div_up(own_panels - job.first_small_block * job.block_panels, job.small_block_panels);
+    }
     job.part_panels = kind_.c_bf16 && k > kBlockK && job.stream == nullptr
                           ? kPartialLanes / job.shared.width
                           : shared_panels;
@@ -255,13 +274,34 @@ void Multiplier::pack_shared(const Job& job, int64_t panel) const {
     pack_scales(job.shared, panel, 0, k, job.packed_scales + panel * panel_scales(job.shared, k));
 }
 
+// The lines of some panels' elements, to be asked for in the course of num_tiles tiles.
+Ask Multiplier::ask_for(const Side& s, int64_t panel_begin, int64_t panel_end, int64_t k_begin,
+                        int64_t k_count, int64_t num_tiles) const {
+  constexpr int64_t kLineBytes = 64;
+  const int64_t lane = panel_begin * s.width;
+  const int64_t lanes = std::min(panel_end * s.width, s.lanes) - lane;
+  if (lanes <= 0 || k_count <= 0) return {};
+  const int64_t num_rows = s.k_contiguous ? lanes : k_count;
+  const int64_t row_bytes = (s.k_contiguous ? k_count : lanes) * source_bytes(s.source);
+  Ask ask;
+  ask.row = static_cast<const char*>(s.at(lane, k_begin));
+  const auto in_line = static_cast<int64_t>(reinterpret_cast<uintptr_t>(ask.row) % kLineBytes);
+  ask.row -= in_line;
+  ask.ld_bytes = s.ld * source_bytes(s.source);
+  ask.row_lines = div_up(in_line + row_bytes, kLineBytes);
+  ask.lines_left = num_rows * ask.row_lines;
+  const int64_t turns = num_tiles * div_up(k_count, kernels_.k_step * kAskGroups);
+  ask.lines_per_turn = div_up(ask.lines_left, turns);
+  return ask;
+}
+
 // One block of own panels times one part of the shared panels.
 void Multiplier::run_item(const Job& job, int64_t item, int thread_idx) const {
   Scratch& scratch = ctx_.thread_scratch(thread_idx);
   Scratch::Mark mark(scratch);
   const int64_t k = job.product->k;
-  const int64_t own_begin = item / job.num_parts * job.block_panels;
-  const int64_t own_end = std::min(own_begin + job.block_panels, job.own.num_panels());
+  const int64_t block = item / job.num_parts;
+  const int64_t own_begin = job.block_begin(block), own_end = job.block_begin(block + 1);
   const int64_t shared_begin = item % job.num_parts * job.part_panels;
   const int64_t shared_end = std::min(shared_begin + job.part_panels, job.shared.num_panels());
   const int64_t own_lanes = (own_end - own_begin) * job.own.width;
@@ -278,16 +318,30 @@ void Multiplier::run_item(const Job& job, int64_t item, int thread_idx) const {
                        : nullptr;
   const int64_t ld_partial = job.b_shared ? shared_lanes : own_lanes;
 
+  Ask ask;
   const auto tile = [&](int64_t o, int64_t s, int64_t k_begin, int64_t k_count,
                         int64_t own_panel_bytes) {
     run_tile(job, o, own + (o - own_begin) * own_panel_bytes,
              own_scales + (o - own_begin) * block_scales, s, k_begin, k_count, partial,
-             (o - own_begin) * job.own.width, (s - shared_begin) * job.shared.width, ld_partial);
+             (o - own_begin) * job.own.width, (s - shared_begin) * job.shared.width, ld_partial,
+             &ask);
   };
   // k = 0 still has to write zeros.
   for (int64_t k_begin = 0; k_begin == 0 || k_begin < k; k_begin += kBlockK) {
     const int64_t k_count = std::min(kBlockK, k - k_begin);
     const int64_t own_panel_bytes = panel_bytes(job.own, k_count);
+    // What this thread probably packs next: the next block of k, or the first of a later item.
+    const int64_t num_tiles = (own_end - own_begin) * (shared_end - shared_begin);
+    const int64_t k_next = k_begin + k_count;
+    if (k_next < k) {
+      ask = ask_for(job.own, own_begin, own_end, k_next, std::min(kBlockK, k - k_next), num_tiles);
+    } else {
+      const int64_t next = (item + ctx_.threads().num_threads()) / job.num_parts;
+      ask = next < job.num_blocks
+                ? ask_for(job.own, job.block_begin(next), job.block_begin(next + 1), 0,
+                          std::min(kBlockK, k), num_tiles)
+                : Ask{};
+    }
     const bool few_shared =
         shared_end - shared_begin <= 2;  // use the own panel while it is in the first-level cache
     for (int64_t o = own_begin; o < own_end; ++o) {
@@ -310,8 +364,7 @@ void Multiplier::run_stream(const Job& job, int64_t item, int thread_idx) const 
   Scratch& scratch = ctx_.thread_scratch(thread_idx);
   Scratch::Mark mark(scratch);
   const Product& p = *job.product;
-  const int64_t begin = item * job.block_panels;
-  const int64_t end = std::min(begin + job.block_panels, job.own.num_panels());
+  const int64_t begin = job.block_begin(item), end = job.block_begin(item + 1);
   float* scales = kind_.scaled
                       ? scratch.allocate<float>(panel_scales(job.own, p.k), "gemm_own_scales")
                       : nullptr;
@@ -339,7 +392,7 @@ void Multiplier::run_stream(const Job& job, int64_t item, int thread_idx) const 
 void Multiplier::run_tile(const Job& job, int64_t own_panel, const std::byte* own,
                           const float* own_scales, int64_t shared_panel_idx, int64_t k_begin,
                           int64_t k_count, float* partial, int64_t partial_own,
-                          int64_t partial_shared, int64_t ld_partial) const {
+                          int64_t partial_shared, int64_t ld_partial, Ask* ask) const {
   const Product& p = *job.product;
   const std::byte* shared = shared_panel(job, shared_panel_idx, k_begin, k_count);
   const int64_t own_lane = own_panel * job.own.width,
@@ -357,6 +410,7 @@ void Multiplier::run_tile(const Job& job, int64_t own_panel, const std::byte* ow
   t.rows = job.b_shared ? own_lanes : shared_lanes;
   t.cols = job.b_shared ? shared_lanes : own_lanes;
   t.ldc = p.ldc;
+  t.ask = ask;
   const bool first = k_begin == 0, last = k_begin + k_count >= p.k;
   if (partial == nullptr) {
     t.c = static_cast<std::byte*>(p.c) + (row * p.ldc + col) * (kind_.c_bf16 ? 2 : 4);

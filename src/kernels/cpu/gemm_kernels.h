@@ -33,6 +33,17 @@ constexpr int64_t source_bytes(Source s) {
   return s == kSourceF32 ? 4 : s == kSourceE4m3 || s == kSourceE5m2 ? 1 : 2;
 }
 
+// Lines of memory that the caller packs next; tiles ask the second-level cache for some of them
+// while they multiply, so that memory and multiplier work at the same time.
+struct Ask {
+  const char* row = nullptr;
+  int64_t ld_bytes = 0;
+  int64_t row_lines = 0, line = 0;
+  int64_t lines_left = 0;
+  int64_t lines_per_turn = 0;  // a turn is kAskGroups groups of a tile
+};
+inline constexpr int64_t kAskGroups = 16;
+
 struct GemmTile {
   const void* a = nullptr;  // one panel of mr rows
   const void* b = nullptr;  // one panel of nr columns
@@ -44,6 +55,7 @@ struct GemmTile {
   int64_t ldc = 0;
   bool c_bf16 = false;
   bool add_c = false;  // c += in fp32, rounded once
+  Ask* ask = nullptr;
   // Of scaled_tile: the scales of each slice, [slices][mr] and [slices][nr].
   const float* a_scales = nullptr;
   const float* b_scales = nullptr;
