@@ -9,11 +9,12 @@
 // The plan. Of each product the smaller operand is packed once, in parallel, and shared by all
 // threads; the other is cut into blocks of panels, and the thread that takes a block packs it, k
 // block by k block, into its own second-level cache and multiplies it with all of the shared
-// operand. So with many rows the weights are packed once and rows are handed out, and with few rows
-// (decoding) the rows are packed once and the weights stream through once, panel by panel.
-// Rejected: always packing b first, which reads weights twice when there are few rows; a separate
-// matrix-vector path, whose order of summation would make a token's result depend on how many
-// others are in the batch.
+// operand. While tiles multiply they ask the second-level cache for what is packed next, so that
+// packing does not wait for memory. Up to kStreamRows rows (decoding) the weights are not packed at
+// all where the instruction set has a kernel that reads them as they lie; it sums in the same order,
+// so that a token's result does not depend on how many others are in the batch.
+// Rejected: always packing b first, which reads weights twice when there are few rows; dot products
+// along k for a single row, whose order of summation would be another one.
 //
 // A list of products (experts) becomes batches of jobs that share one packing loop and one
 // multiplying loop, so that ragged experts balance across threads without a barrier between them.
