@@ -159,15 +159,15 @@ void scaled_grouped_gemm(Context& ctx, const ScaledGroupedGemmParams& p) {
   const int64_t tiles = column_tile_rows(rows, p.offsets, E);
   check_scaled("scaled_grouped_gemm a", p.a, {rows, width}, tiles);
   check_output(p.c);
+  // Blocks of ragged rows would span two experts.
+  for (const ScaledView* v : {&p.a, &p.b}) {
+    if (v->grain == ScaleGrain::kBlock && (v == &p.a || tn))
+      internal::operand_failed("scaled_grouped_gemm", v->codes, "tiles of one row or column");
+  }
   if (tn) {
     const int64_t n = p.c.dim(2);
     check_scaled("scaled_grouped_gemm b", p.b, {rows, n}, tiles);
     check_tensor("scaled_grouped_gemm c", p.c, {E, width, n});
-    // Blocks would span two experts.
-    for (const ScaledView* v : {&p.a, &p.b}) {
-      if (v->grain == ScaleGrain::kBlock)
-        internal::operand_failed("scaled_grouped_gemm", v->codes, "tiles of one column");
-    }
   } else {
     const int64_t n = p.c.dim(1);
     check_tensor("scaled_grouped_gemm c", p.c, {rows, n});

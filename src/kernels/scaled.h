@@ -106,7 +106,8 @@ struct ScaledGemmParams {
 void scaled_gemm(Context& ctx, const ScaledGemmParams& p);
 
 // One product per expert over ragged rows, as GroupedGemmParams. Contracting over the rows (tn),
-// the slices of 128 begin at each expert's first row.
+// the slices of 128 begin at each expert's first row. Ragged rows have no kBlock scales: a block
+// would span two experts.
 struct ScaledGroupedGemmParams {
   GemmLayout layout = GemmLayout::kNt;
   ScaledView a;  // [U, ...] rows

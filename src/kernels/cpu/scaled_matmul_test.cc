@@ -365,7 +365,8 @@ TEST_P(ScaledGroupedGemm, EveryEntryMatchesFloat64) {
     const int64_t E = static_cast<int64_t>(offsets.size()) - 1, rows = offsets.back();
     for (const auto& [n, k] : {std::pair<int64_t, int64_t>{33, 147}, {130, 14}, {1, 515}}) {
       for (const auto& [fa, fb] : formats(layout)) {
-        if (tn && (fa.grain == ScaleGrain::kBlock || fb.grain == ScaleGrain::kBlock)) continue;
+        // Blocks of ragged rows would span two experts and are refused.
+        if (fa.grain == ScaleGrain::kBlock || (tn && fb.grain == ScaleGrain::kBlock)) continue;
         // The scale of an expert's whole matrix is [1, 1] of each.
         const Scaled a(fa.dtype, fa.grain, rows, k, 3, offsets);
         const Scaled b = tn ? Scaled(fb.dtype, fb.grain, rows, n, 4, offsets)
