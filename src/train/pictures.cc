@@ -6,6 +6,7 @@
 #include <numeric>
 
 #include "core/error.h"
+#include "core/markup.h"
 
 namespace fathom {
 namespace {
@@ -36,29 +37,6 @@ Colour viridis(double t) {
 constexpr double kLargestLoad = 3;  // the end of the colour scale
 std::string hex(const Colour& c) {
   return fmt::format("#{:02x}{:02x}{:02x}", c.red, c.green, c.blue);
-}
-
-std::string escaped(const std::string& text) {
-  std::string out;
-  for (const char c : text) {
-    switch (c) {
-      case '<':
-        out += "&lt;";
-        break;
-      case '>':
-        out += "&gt;";
-        break;
-      case '&':
-        out += "&amp;";
-        break;
-      case '"':
-        out += "&quot;";
-        break;
-      default:
-        out += c;
-    }
-  }
-  return out;
 }
 
 struct Extent {
@@ -108,7 +86,7 @@ std::string loss_curve_svg(const std::vector<Curve>& curves, const std::string& 
   const Extent x = extent(all_x), y = extent(all_y);
   const auto to_x = [&](double v) { return kLeft + kWidth * x.share(v); };
   const auto to_y = [&](double v) { return kTop + kHeight * (1 - y.share(v)); };
-  std::string svg = fmt::format(fmt::runtime(kSvgHead), 800, 420, escaped(title));
+  std::string svg = fmt::format(fmt::runtime(kSvgHead), 800, 420, escape_markup(title));
   for (const double v : ticks(y, 6)) {
     svg += fmt::format(
         "<path d=\"M{:.1f} {:.1f}h{}\" stroke=\"#ddd\"/><text x=\"{}\" y=\"{:.1f}\" "
@@ -133,7 +111,7 @@ std::string loss_curve_svg(const std::vector<Curve>& curves, const std::string& 
                     points, hex(colour));
     svg += fmt::format("<text x=\"{}\" y=\"{}\" text-anchor=\"end\" fill=\"{}\">{}</text>\n",
                        kLeft + kWidth - 8, kTop + 18 + 16 * static_cast<double>(i), hex(colour),
-                       escaped(curves[i].name));
+                       escape_markup(curves[i].name));
   }
   return svg + "</svg>\n";
 }
@@ -229,18 +207,18 @@ std::string expert_load_svg(const ExpertLoad& load, const std::string& title) {
                cell_height = 20;
   const double width = kLeft + cell_width * static_cast<double>(E) + 90,
                height = kTop + cell_height * static_cast<double>(rows) + 60;
-  std::string svg = fmt::format(fmt::runtime(kSvgHead), width, height, escaped(title));
+  std::string svg = fmt::format(fmt::runtime(kSvgHead), width, height, escape_markup(title));
   for (size_t r = 0; r < rows; ++r) {
     const double y = kTop + cell_height * static_cast<double>(r);
     svg += fmt::format("<text x=\"{}\" y=\"{}\" text-anchor=\"end\">{}</text>\n", kLeft - 8, y + 14,
-                       escaped(load.row_names[r]));
+                       escape_markup(load.row_names[r]));
     for (size_t e = 0; e < E; ++e) {
       const double value = load.relative[r * E + e];
       svg += fmt::format(
           "<rect x=\"{:.2f}\" y=\"{}\" width=\"{:.2f}\" height=\"{}\" fill=\"{}\"><title>{}, "
           "expert {}: {:.3f}</title></rect>\n",
           kLeft + cell_width * static_cast<double>(e), y, cell_width, cell_height,
-          hex(viridis(value / kLargestLoad)), escaped(load.row_names[r]), e, value);
+          hex(viridis(value / kLargestLoad)), escape_markup(load.row_names[r]), e, value);
     }
   }
   // The scale: 0 to 3 times the balanced load.

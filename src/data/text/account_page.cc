@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/error.h"
+#include "core/markup.h"
 #include "data/text/account.h"
 
 namespace fathom {
@@ -17,29 +18,6 @@ constexpr const char* kStyle =
     "rect{fill:#2a6f97}pre{white-space:pre-wrap;background:#f4f4f4;padding:.6rem}"
     "@media(prefers-color-scheme:dark){body{color:#ddd;background:#16191c}"
     "td,th{border-color:#444}svg text{fill:#ddd}rect{fill:#61a5c2}pre{background:#22272b}}";
-
-std::string escaped(std::string_view text) {
-  std::string out;
-  for (const char c : text) {
-    switch (c) {
-      case '<':
-        out += "&lt;";
-        break;
-      case '>':
-        out += "&gt;";
-        break;
-      case '&':
-        out += "&amp;";
-        break;
-      case '"':
-        out += "&quot;";
-        break;
-      default:
-        out += c;
-    }
-  }
-  return out;
-}
 
 // 1234567 -> "1 234 567", with thin spaces that do not break.
 std::string grouped(int64_t number) {
@@ -71,15 +49,15 @@ std::string bars_svg(const std::vector<Bar>& bars, const std::string& title) {
   const int height = kRow * static_cast<int>(bars.size()) + 4;
   std::string svg =
       fmt::format("<svg viewBox=\"0 0 {} {}\" width=\"{}\" role=\"img\" aria-label=\"{}\">", kWidth,
-                  height, kWidth, escaped(title));
+                  height, kWidth, escape_markup(title));
   for (size_t i = 0; i < bars.size(); ++i) {
     const int y = static_cast<int>(i) * kRow + 2;
     const double width = kLongest * share(bars[i].value, most);
     svg += fmt::format(
         "<text x=\"{}\" y=\"{}\" text-anchor=\"end\">{}</text><rect x=\"{}\" y=\"{}\" "
         "width=\"{:.1f}\" height=\"{}\"/><text x=\"{:.1f}\" y=\"{}\">{} ({:.1f} %)</text>",
-        kName - 8, y + 13, escaped(bars[i].name), kName, y, width, kRow - 4, kName + width + 6,
-        y + 13, grouped(bars[i].value), 100 * share(bars[i].value, sum));
+        kName - 8, y + 13, escape_markup(bars[i].name), kName, y, width, kRow - 4,
+        kName + width + 6, y + 13, grouped(bars[i].value), 100 * share(bars[i].value, sum));
   }
   return svg + "</svg>";
 }
@@ -108,9 +86,9 @@ std::vector<Bar> length_bars(const Account& account) {
 
 void add_row(std::string& page, const std::string& name, const Tally& tally, const Tally& of) {
   page += fmt::format(
-      "<tr><td>{}</td><td>{}</td><td>{:.1f} %</td><td>{}</td><td>{:.1f} %</td></tr>", escaped(name),
-      grouped(tally.documents), 100 * share(tally.documents, of.documents), grouped(tally.bytes),
-      100 * share(tally.bytes, of.bytes));
+      "<tr><td>{}</td><td>{}</td><td>{:.1f} %</td><td>{}</td><td>{:.1f} %</td></tr>",
+      escape_markup(name), grouped(tally.documents), 100 * share(tally.documents, of.documents),
+      grouped(tally.bytes), 100 * share(tally.bytes, of.bytes));
 }
 
 }  // namespace
@@ -123,7 +101,7 @@ std::string account_page(const Account& account, const std::string& title) {
       "<body><h1>{0}</h1><p>{2} tokens in {3} documents, from {4} bytes of text.</p>"
       "<h2>What came in and what went out</h2><table><tr><th></th><th>documents</th><th></th>"
       "<th>bytes</th><th></th></tr>",
-      escaped(title), kStyle, grouped(account.tokens), grouped(account.out.documents),
+      escape_markup(title), kStyle, grouped(account.tokens), grouped(account.out.documents),
       grouped(account.out.bytes));
   add_row(page, "in", account.in, account.in);
   for (const auto& [reason, tally] : account.dropped)
@@ -142,9 +120,9 @@ std::string account_page(const Account& account, const std::string& title) {
   if (!account.problems.empty()) {
     page += "<h2>Wrong with the input</h2><table>";
     for (const auto& [reason, count] : account.problems)
-      page += fmt::format("<tr><td>{}</td><td>{}</td></tr>", escaped(reason), grouped(count));
+      page += fmt::format("<tr><td>{}</td><td>{}</td></tr>", escape_markup(reason), grouped(count));
     page += "</table><pre>";
-    for (const std::string& example : account.examples) page += escaped(example) + "\n";
+    for (const std::string& example : account.examples) page += escape_markup(example) + "\n";
     page += "</pre>";
   }
   return page + "</body></html>\n";
