@@ -131,7 +131,7 @@ TEST(Tokenizer, SpecialTokensOfThePublishedVocabulary) {
   EXPECT_EQ(special.bos, 0);
   EXPECT_EQ(special.eos, 1);
   EXPECT_EQ(special.pad, 2);
-  EXPECT_EQ(special.think_begin, kNoToken) << "a placeholder in the first V3";
+  EXPECT_EQ(special.think_begin, kNoToken) << "the first V3 reserved its id without a name";
   EXPECT_EQ(special.fim_hole, 128800);
   EXPECT_EQ(special.fim_begin, 128801);
   EXPECT_EQ(special.fim_end, 128802);
