@@ -6,15 +6,25 @@
 #include <sys/mman.h>
 
 #include <cstddef>
+#include <cstdint>
 #include <cstdlib>
 #include <new>
 
 namespace fathom {
 
+inline constexpr std::size_t kHugePageBytes = std::size_t{2} << 20;
+
+// The whole huge pages inside of memory that has not been written: a wish, small pages do as well.
+inline void wish_huge_pages(void* memory, std::size_t bytes) {
+  const auto begin = reinterpret_cast<std::uintptr_t>(memory);
+  const std::uintptr_t first = (begin + kHugePageBytes - 1) / kHugePageBytes * kHugePageBytes;
+  const std::uintptr_t last = (begin + bytes) / kHugePageBytes * kHugePageBytes;
+  if (first < last) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
+}
+
 template <typename T>
 struct HugePageAllocator {
   using value_type = T;
-  static constexpr std::size_t kPageBytes = std::size_t{2} << 20;
 
   HugePageAllocator() = default;
   template <typename U>
@@ -22,15 +32,15 @@ struct HugePageAllocator {
 
   T* allocate(std::size_t count) {
     const std::size_t bytes = count * sizeof(T);
-    if (bytes < kPageBytes / 2) return static_cast<T*>(::operator new(bytes));
-    const std::size_t whole_pages = (bytes + kPageBytes - 1) / kPageBytes * kPageBytes;
-    void* memory = std::aligned_alloc(kPageBytes, whole_pages);
+    if (bytes < kHugePageBytes / 2) return static_cast<T*>(::operator new(bytes));
+    const std::size_t whole_pages = (bytes + kHugePageBytes - 1) / kHugePageBytes * kHugePageBytes;
+    void* memory = std::aligned_alloc(kHugePageBytes, whole_pages);
     if (memory == nullptr) throw std::bad_alloc();
-    madvise(memory, whole_pages, MADV_HUGEPAGE);  // a wish; small pages do as well
+    wish_huge_pages(memory, whole_pages);
     return static_cast<T*>(memory);
   }
   void deallocate(T* memory, std::size_t count) {
-    if (count * sizeof(T) < kPageBytes / 2) {
+    if (count * sizeof(T) < kHugePageBytes / 2) {
       ::operator delete(memory);
     } else {
       std::free(memory);
