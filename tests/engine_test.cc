@@ -155,6 +155,49 @@ TEST(Engine, RepliesDoNotDependOnCompanyPressureChunksOrDrafts) {
   }
 }
 
+// With prompts of one token every row chooses one: the engine's counters, which know nothing of
+// requests, must be the sum of what the tokens report. In company the same tokens report the same.
+TEST(Engine, ReportedExpertsAreThoseThatRan) {
+  Fixture f;
+  std::vector<Reply> replies(3);
+  const auto request = [&](size_t i) {
+    Request r = request_to(replies[i], {static_cast<int32_t>(5 + i)}, 20, i, 1.0);
+    r.report_experts = i != 1;
+    r.use_prefix_cache = false;
+    return r;
+  };
+  const ModelConfig& config = f.model.config();
+  const auto num_layers = moe_layers(config).size() -
+                          static_cast<size_t>(config.num_nextn_predict_layers);
+  const auto A = static_cast<size_t>(config.num_experts_per_tok);
+  std::vector<std::vector<int32_t>> of_first;
+  {
+    Engine engine(f.model, plain_config());
+    engine.submit(request(0));
+    engine.run_until_idle(f.ctx);
+    const auto counts = engine.expert_counts();
+    std::vector<int64_t> reported(counts.size());
+    ASSERT_EQ(replies[0].details.size(), 20u);
+    for (const GeneratedToken& token : replies[0].details) {
+      ASSERT_EQ(token.experts.size(), num_layers * A);
+      for (size_t k = 0; k < token.experts.size(); ++k) {
+        ++reported[k / A * static_cast<size_t>(config.n_routed_experts) +
+                   static_cast<size_t>(token.experts[k])];
+      }
+      of_first.push_back(token.experts);
+    }
+    EXPECT_EQ(reported, std::vector<int64_t>(counts.begin(), counts.end()));
+  }
+  replies.assign(3, {});
+  Engine engine(f.model, {.cache_tokens = 1024, .max_draft = 2});
+  for (size_t i = 0; i < 3; ++i) engine.submit(request(i));
+  engine.run_until_idle(f.ctx);
+  for (size_t i = 0; i < 20; ++i) {
+    EXPECT_EQ(replies[0].details[i].experts, of_first[i]);
+    EXPECT_TRUE(replies[1].details[i].experts.empty());
+  }
+}
+
 TEST(Engine, ACachedPromptIsFoundAndChangesNothing) {
   Fixture f;
   const std::vector<int32_t> prompt = random_tokens(300, f.model.config().vocab_size, 9);

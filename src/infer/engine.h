@@ -134,7 +134,8 @@ class Engine {
   int64_t plan_prefill(Sequence& sequence, int64_t budget);
   void run_main(Context& ctx);
   void sample(Entry& entry);
-  void sample_output(Sequence& sequence, std::span<const float> logits);
+  void sample_output(Sequence& sequence, std::span<const float> logits, int64_t row);
+  std::vector<int32_t> experts_of_row(int64_t row) const;
   void report_prompt_logprobs(const Entry& entry);
   void draft(Context& ctx);
   void choose_draft(Sequence& sequence, std::span<const float> logits);
@@ -163,6 +164,8 @@ class Engine {
   TokenDistribution distribution_;
   int64_t step_depth_ = 0;
   std::vector<int64_t> expert_counts_;
+  std::vector<int32_t> expert_choices_;  // [moe layers, rows of the step, A]; empty: nobody asked
+  int64_t num_step_rows_ = 0;
 
   mutable std::mutex mutex_;  // of what other threads touch
   std::vector<SequencePtr> inbox_;

@@ -127,11 +127,12 @@ std::span<const float> Engine::logits_row(int64_t row) const {
 void Engine::run_main(Context& ctx) {
   const ModelConfig& config = model_.config();
   int64_t num_rows = 0, num_logits = 0;
-  bool only_decoding = true;
+  bool only_decoding = true, report_experts = false;
   for (const Entry& entry : entries_) {
     num_rows += static_cast<int64_t>(entry.tokens.size());
     num_logits += entry.num_logits;
     only_decoding = only_decoding && entry.decoding;
+    report_experts = report_experts || entry.sequence->request.report_experts;
   }
   const bool draft_next = speculates() && (step_depth_ > 0 || !only_decoding);
   logits_.resize(
@@ -146,6 +147,13 @@ void Engine::run_main(Context& ctx) {
                                                                 dtype_bytes(dtype))));
     outputs.hidden_TD =
         TensorView(hidden_.data(), dtype, Shape{num_rows, config.hidden_size}, "mtp_hidden_TD");
+  }
+  num_step_rows_ = num_rows;
+  expert_choices_.clear();
+  if (report_experts) {
+    expert_choices_.resize(moe_layers(config).size() *
+                           static_cast<size_t>(num_rows * config.num_experts_per_tok));
+    outputs.expert_choices = expert_choices_.data();
   }
   const auto begin = EngineClock::now();
   forward_cached(ctx, model_, layout_, inputs_, outputs);
@@ -201,7 +209,8 @@ void Engine::sample(Entry& entry) {
     const bool is_last = entry.begin + entry.num_kept == static_cast<int64_t>(sequence.tokens.size());
     if (!is_last) return;
     if (sequence.request.max_tokens == 0) return end(sequence, FinishReason::kLength);
-    sample_output(sequence, logits_row(entry.first_logit + entry.num_logits - 1));
+    sample_output(sequence, logits_row(entry.first_logit + entry.num_logits - 1),
+                  entry.first_row + entry.num_kept - 1);
     return;
   }
   // Each row is what follows the tokens before it, if the drafts among them were right.
@@ -209,7 +218,7 @@ void Engine::sample(Entry& entry) {
   for (int64_t i = 0; i < num_rows && !sequence.finished; ++i) {
     entry.num_kept = i + 1;
     sequence.num_cached = entry.begin + i + 1;
-    sample_output(sequence, logits_row(entry.first_logit + i));
+    sample_output(sequence, logits_row(entry.first_logit + i), entry.first_row + i);
     if (i + 1 == num_rows) break;
     const bool accepted = !sequence.finished && sequence.tokens.back() == entry.tokens[static_cast<size_t>(i + 1)];
     ++sequence.usage.drafted_tokens;
@@ -219,8 +228,8 @@ void Engine::sample(Entry& entry) {
   }
 }
 
-// One token behind what is known, by the row of its logits.
-void Engine::sample_output(Sequence& sequence, std::span<const float> logits) {
+// One token behind what is known, by the row of its logits, which is of row `row` of the step.
+void Engine::sample_output(Sequence& sequence, std::span<const float> logits, int64_t row) {
   const Request& request = sequence.request;
   const int64_t index = sequence.num_output();
   TokenMask narrowed;
@@ -258,6 +267,7 @@ void Engine::sample_output(Sequence& sequence, std::span<const float> logits) {
     generated.logprob =
         compute_logprobs(logits, request.sampling.num_token_ids, token, generated.top);
   }
+  if (request.report_experts) generated.experts = experts_of_row(row);
   sequence.tokens.push_back(token);
   sequence.fresh.push_back(std::move(generated));
   if (request.sampling.has_penalties()) sequence.counts.add_output(token);
@@ -265,6 +275,19 @@ void Engine::sample_output(Sequence& sequence, std::span<const float> logits) {
   if (sequence.num_output() >= request.max_tokens ||
       static_cast<int64_t>(sequence.tokens.size()) >= max_request_tokens())
     end(sequence, FinishReason::kLength);
+}
+
+std::vector<int32_t> Engine::experts_of_row(int64_t row) const {
+  const ModelConfig& config = model_.config();
+  const int64_t A = config.num_experts_per_tok;
+  std::vector<int32_t> experts;
+  for (const int64_t layer : moe_layers(config)) {
+    if (layer >= config.num_hidden_layers) break;  // an MTP module's
+    const auto begin = expert_choices_.begin() +
+                       (static_cast<int64_t>(experts.size()) / A * num_step_rows_ + row) * A;
+    experts.insert(experts.end(), begin, begin + A);
+  }
+  return experts;
 }
 
 void Engine::report_prompt_logprobs(const Entry& entry) {

@@ -35,6 +35,9 @@ struct GeneratedToken {
   int32_t id = -1;
   double logprob = 0;             // where logprobs were asked for
   std::vector<TokenLogprob> top;  // likeliest first
+  // Where they were asked for: the experts that were at work when the model chose it, [moe layers,
+  // A].
+  std::vector<int32_t> experts;
 };
 
 struct RequestUsage {
@@ -65,6 +68,7 @@ struct Request {
   int64_t min_tokens = 0;            // stop tokens are not chosen before
   int64_t num_top_logprobs = -1;     // -1: no log-probabilities
   bool prompt_logprobs = false;      // of every token of the prompt (num_top_logprobs of them)
+  bool report_experts = false;       // of every generated token
   int64_t priority = 0;              // larger goes first
   EngineClock::time_point deadline = EngineClock::time_point::max();
   std::string tenant;                            // whose cached prompts it may use

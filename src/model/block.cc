@@ -1,5 +1,7 @@
 #include "model/block.h"
 
+#include <algorithm>
+
 namespace fathom {
 
 BlockParameters BlockParameters::of(const ParameterSet& set, const ModelConfig& config,
@@ -226,7 +228,7 @@ void Block::expect_experts(Context& ctx, const TensorView& x_TD) const {
 
 void Block::forward_cached(Context& ctx, std::span<const CachedSequence> sequences,
                            const RowLayout& rows, const TensorView& x_TD,
-                           int64_t* expert_counts) const {
+                           int64_t* expert_counts, int32_t* expert_choices_TA) const {
   if (is_moe_ && moe_.has_expert_source()) expect_experts(ctx, x_TD);
   if (config_.has_latent_attention()) {
     attention_.forward_cached(ctx, sequences, rows, x_TD, x_TD);
@@ -250,6 +252,8 @@ void Block::forward_cached(Context& ctx, std::span<const CachedSequence> sequenc
   moe_.experts(ctx, z_TD, s, d, x_TD);
   moe_.combine(ctx, s, d, x_TD);
   if (expert_counts != nullptr) moe_.count_experts(s, expert_counts);
+  if (expert_choices_TA != nullptr)
+    std::copy_n(s.routed.idx_TA.as<int32_t>(), s.routed.idx_TA.num_elements(), expert_choices_TA);
 }
 
 }  // namespace fathom

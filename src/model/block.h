@@ -93,9 +93,11 @@ class Block {
   void backward_weight(Context& ctx, const Saved& saved, const Deferred& deferred,
                        const BlockParameters& gradients) const;
 
-  // Inference; x in place. expert_counts: += rows of each expert; may be null.
+  // Inference; x in place. expert_counts: += rows of each expert; expert_choices_TA: = the experts
+  // of each row; both may be null.
   void forward_cached(Context& ctx, std::span<const CachedSequence> sequences,
-                      const RowLayout& rows, const TensorView& x_TD, int64_t* expert_counts) const;
+                      const RowLayout& rows, const TensorView& x_TD, int64_t* expert_counts,
+                      int32_t* expert_choices_TA = nullptr) const;
 
   const Moe& moe() const { return moe_; }  // of an MoE layer
 

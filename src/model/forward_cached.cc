@@ -102,10 +102,13 @@ void forward_cached(Context& ctx, const Model& model, const CacheLayout& layout,
   ctx.observe("embedding", -1, x_TD);
 
   int64_t* counts = outputs.expert_counts;
+  int32_t* choices = outputs.expert_choices;
   for (const Block& block : model.blocks()) {
     block.forward_cached(ctx, tokens.layer(layout, sequences, block.layer_idx()), rows, x_TD,
-                         block.is_moe() ? counts : nullptr);
+                         block.is_moe() ? counts : nullptr, block.is_moe() ? choices : nullptr);
     if (block.is_moe() && counts != nullptr) counts += config.n_routed_experts;
+    if (block.is_moe() && choices != nullptr)
+      choices += tokens.num_tokens * config.num_experts_per_tok;
     ctx.observe("block", block.layer_idx(), x_TD);
   }
   if (!outputs.hidden_TD.empty()) {

@@ -28,6 +28,9 @@ struct CachedOutputs {
   // mtp_hidden_dtype() names; may be empty.
   TensorView hidden_TD;
   int64_t* expert_counts = nullptr;  // [moe layers, E] +=; may be null
+  // [moe layers, T, A], the main model's: which experts each new token took, in the order of their
+  // scores; may be null.
+  int32_t* expert_choices = nullptr;
 };
 
 // Runs the new tokens through the main model, appending to the cache.
