@@ -175,4 +175,5 @@ def main():
         print("fails:", case["template"], case["error"])
 
 
-main()
+if __name__ == "__main__":
+    main()

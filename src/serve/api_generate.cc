@@ -96,8 +96,7 @@ GenerationInput Service::chat_input(ChatRequest request, const Caller& caller) {
   const bool uses_tools =
       !request.tools.empty() && request.tool_choice.kind != ToolChoice::kNone;
   const auto tools = uses_tools ? std::span<const Tool>(request.tools) : std::span<const Tool>();
-  ChatPrompt prompt =
-      chat_prompt(request.messages, tools, host.chat_form(), thinking, host.tokenizer());
+  ChatPrompt prompt = host.chat().prompt(request.messages, tools, thinking);
   auto constraints =
       output_constraints(host.vocabularies(), request.response_format, request.tool_choice, tools,
                          prompt.begins_in_thought, parameters.n);

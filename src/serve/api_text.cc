@@ -1,6 +1,7 @@
 // What needs no model run: the list of models, and text as tokens and back.
 #include "core/json.h"
 #include "data/tokenizer/unicode.h"
+#include "model/model.h"
 #include "serve/api_error.h"
 #include "serve/chat_prompt.h"
 #include "serve/field_reader.h"
@@ -19,9 +20,10 @@ void Service::models(const HttpRequest& http, const Caller&,
                 {"x_fathom",
                  {{"served_name", host.name()},
                   {"max_tokens", host.max_request_tokens()},
-                  {"reasoning", host.chat_form() != ChatForm::kV3},
-                  {"template", chat_form_name(host.chat_form())},
+                  {"reasoning", host.chat().form != ChatForm::kV3},
+                  {"template", chat_form_name(host.chat().form)},
                   {"vocab_size", host.tokenizer().vocab_size()},
+                  {"routes", !moe_layers(host.config()).empty()},
                   {"price",
                    {{"hit_micro", price.hit_micro},
                     {"miss_micro", price.miss_micro},
@@ -73,12 +75,12 @@ void Service::tokenize(const HttpRequest& http, const Caller&,
   const bool return_texts = fields.flag("return_token_strs").value_or(false);
   const bool with_pieces = fields.flag("with_pieces").value_or(false);
   const bool parse_special = fields.flag("parse_special").value_or(true);
-  fields.flag("add_generation_prompt");
+  const bool generates = fields.flag("add_generation_prompt").value_or(true);
   fields.finish();
   std::vector<TokenId> ids;
   if (messages != nullptr) {
-    ids = chat_prompt(parse_messages(*messages, "messages", true), {}, host.chat_form(), false,
-                      tokenizer)
+    ids = host.chat()
+              .prompt(parse_messages(*messages, "messages", true), {}, /*thinking=*/false, generates)
               .tokens;
   } else {
     ids = tokenizer.encode(prompt ? *prompt : *content, {.allow_special = parse_special});
@@ -140,8 +142,8 @@ void Service::tokenizer_info(const HttpRequest& http, const Caller&,
                                       {"eos_token_id", special.eos},
                                       {"vocab_size", tokenizer.vocab_size()},
                                       {"model_max_length", host.max_request_tokens()},
-                                      {"template", chat_form_name(host.chat_form())},
-                                      {"chat_template", host.chat_template()}}
+                                      {"template", chat_form_name(host.chat().form)},
+                                      {"chat_template", host.chat().chat_template}}
                                      .dump()));
 }
 
@@ -156,10 +158,10 @@ void Service::apply_template(const HttpRequest& http, const Caller&,
   std::vector<Tool> tools;
   if (const Json* list = fields.array("tools", kMaxTools)) tools = parse_tools(*list, "tools");
   const bool thinking = fields.flag("thinking").value_or(name == "deepseek-reasoner");
-  fields.flag("add_generation_prompt");
+  const bool generates = fields.flag("add_generation_prompt").value_or(true);
   fields.finish();
-  const ChatPrompt prompt = chat_prompt(parse_messages(*messages, "messages", true), tools,
-                                        host.chat_form(), thinking, host.tokenizer());
+  const ChatPrompt prompt = host.chat().prompt(parse_messages(*messages, "messages", true), tools,
+                                               thinking, generates);
   send(reply, HttpResponse::json(Json{{"prompt", utf8_text(host.tokenizer(), prompt.tokens)},
                                       {"tokens", prompt.tokens}}
                                      .dump()));

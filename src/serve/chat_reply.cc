@@ -2,6 +2,9 @@
 
 #include <algorithm>
 
+#include "data/tokenizer/unicode.h"
+#include "model/config.h"
+
 namespace fathom::serve {
 namespace {
 
@@ -36,6 +39,21 @@ std::string logprob_entry(const Tokenizer& tokenizer, const GeneratedToken& toke
                      token_json(tokenizer, token.id, token.logprob), top);
 }
 
+// {"text": …, "layers": [[experts of layer 0], …]}, none for a dense layer.
+std::string route_entry(const Tokenizer& tokenizer, const ModelConfig& config,
+                        const GeneratedToken& token) {
+  std::string layers;
+  auto expert = token.experts.begin();
+  for (int64_t layer = 0; layer < config.num_hidden_layers; ++layer) {
+    std::string experts;
+    for (int64_t a = 0; config.is_moe_layer(layer) && a < config.num_experts_per_tok; ++a)
+      append_item(experts, fmt::format("{}", *expert++));
+    append_item(layers, "[" + experts + "]");
+  }
+  return fmt::format(R"({{"text":{},"layers":[{}]}})",
+                     json_string(utf8_with_replacement(tokenizer.token_bytes(token.id))), layers);
+}
+
 std::string ChatReply::head_json(const char* object) const {
   return fmt::format(
       R"({{"id":"{}","object":"{}","created":{},"model":{},"system_fingerprint":"fp_fathom")", id_,
@@ -56,8 +74,10 @@ void ChatReply::send_chunk(int64_t choice_idx, const std::string& delta,
                        text.logprobs.empty() ? "null" : logprobs_json(text.logprobs),
                        finish_reason == nullptr ? "null" : fmt::format("\"{}\"", finish_reason));
   if (parameters().return_token_ids) chunk += fmt::format(R"(,"token_ids":[{}])", text.token_ids);
+  if (parameters().return_routes) chunk += fmt::format(R"(,"token_routes":[{}])", text.routes);
   text.logprobs.clear();
   text.token_ids.clear();
+  text.routes.clear();
   chunk += "}]";
   // DeepSeek's own default puts the usage into the last chunk; OpenAI's into one of its own.
   if (parameters().include_usage) {
@@ -80,6 +100,9 @@ void ChatReply::pieces(int64_t choice_idx, std::vector<Piece>& pieces,
     if (parameters().num_top_logprobs >= 0)
       append_item(text.logprobs, logprob_entry(tokenizer(), token));
     if (parameters().return_token_ids) append_item(text.token_ids, fmt::format("{}", token.id));
+    if (!token.experts.empty())
+      append_item(text.routes,
+                  route_entry(tokenizer(), input_.served->host->config(), token));
   }
   // Neighbours of one kind become one chunk.
   for (size_t i = 0; i < pieces.size(); ++i) {
@@ -150,6 +173,8 @@ void ChatReply::end_reply() {
         logprobs_json(text.logprobs), choices_[i].finish_reason);
     if (parameters().return_token_ids)
       choice += fmt::format(R"(,"token_ids":[{}])", text.token_ids);
+    if (parameters().return_routes)
+      choice += fmt::format(R"(,"token_routes":[{}])", text.routes);
     append_item(list, choice + "}");
   }
   send_json(fmt::format(R"({},"choices":[{}],"usage":{},"x_fathom":{}}})",

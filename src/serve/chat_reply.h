@@ -17,7 +17,7 @@ class ChatReply final : public Generation {
     std::string content, thought;
     std::string tool_calls;  // JSON objects, comma between
     std::string logprobs;    // likewise; of a stream: not yet sent
-    std::string token_ids;   // likewise
+    std::string token_ids, routes;  // likewise
     int64_t num_calls = 0;
     bool begun = false;
   };

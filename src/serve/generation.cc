@@ -3,6 +3,7 @@
 #include <openssl/rand.h>
 
 #include "core/error.h"
+#include "model/model.h"
 
 namespace fathom::serve {
 namespace {
@@ -81,14 +82,12 @@ void Generation::run() {
     // Who scores a prompt asks for one token and drops it: it must be there, whatever it is.
     const bool only_scores = input_.prompt_logprobs && input_.max_tokens <= 1;
     if (!p.ignore_eos && !only_scores) {
-      const SpecialTokens& special = tokenizer().special();
-      for (const TokenId id : {special.eos, special.user, special.bos, special.eot}) {
-        if (id != kNoToken) request.stop_tokens.push_back(id);
-      }
+      request.stop_tokens = input_.served->host->chat().end_tokens;
     }
     request.min_tokens = p.min_tokens;
     request.num_top_logprobs = p.num_top_logprobs;
     request.prompt_logprobs = input_.prompt_logprobs;
+    request.report_experts = p.return_routes && !moe_layers(input_.served->host->config()).empty();
     request.deadline = EngineClock::now() + std::chrono::duration_cast<EngineClock::duration>(
                                                 std::chrono::duration<double>(
                                                     core_.config().request_seconds));

@@ -15,7 +15,7 @@
 
 #include "data/tokenizer/tokenizer.h"
 #include "infer/engine.h"
-#include "serve/chat_prompt.h"
+#include "serve/chat_vocabulary.h"
 #include "serve/meter.h"
 #include "serve/output_constraint.h"
 
@@ -30,13 +30,6 @@ struct HostEvent {
   FinishReason reason = FinishReason::kStop;
   std::string error;
   RequestUsage usage;
-};
-
-// How a model is talked to.
-struct ChatVocabulary {
-  Tokenizer tokenizer;
-  ChatForm form = ChatForm::kV3;
-  std::string chat_template;  // as its folder has it; may be empty
 };
 
 struct ExpertLoads {
@@ -66,8 +59,7 @@ class ModelHost {
 
   const std::string& name() const { return name_; }
   const Tokenizer& tokenizer() const { return chat_.tokenizer; }
-  ChatForm chat_form() const { return chat_.form; }
-  const std::string& chat_template() const { return chat_.chat_template; }
+  const ChatVocabulary& chat() const { return chat_; }
   ConstraintVocabularies& vocabularies() { return vocabularies_; }  // the worker's
   const PriceCard& price() const { return price_; }
   const ModelConfig& config() const { return engine_.model().config(); }

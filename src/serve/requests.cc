@@ -84,6 +84,7 @@ GenerationParameters read_generation(FieldReader& fields) {
   g.ignore_eos = fields.flag("ignore_eos").value_or(false);
   g.stream = fields.flag("stream").value_or(false);
   g.return_token_ids = fields.flag("return_token_ids").value_or(false);
+  g.return_routes = fields.flag("return_routes").value_or(false);
   if (const Json* options = fields.object("stream_options")) {
     if (!g.stream) throw_invalid("stream_options", "only allowed with \"stream\": true");
     FieldReader inner(*options, "stream_options");

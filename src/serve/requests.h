@@ -25,6 +25,7 @@ struct GenerationParameters {
   bool stream = false;
   bool include_usage = false;
   bool return_token_ids = false;
+  bool return_routes = false;  // the experts of every token
   int64_t num_top_logprobs = -1;  // -1: none asked for
 };
 
