@@ -18,11 +18,13 @@ namespace {
 struct Options {
   std::vector<std::string> models;
   std::string host = "127.0.0.1", database, precision = "bf16", prefix_cache, chat_template = "auto";
+  std::string tls_certificate, tls_key;
   int64_t port = 8000, threads = 0, cache_tokens = 0, max_sequences = 64, speculate = 2;
   int64_t max_queued = 4096, max_body_bytes = 4 << 20, off_peak_percent = 100;
   double request_seconds = 1800, drain_seconds = 30, keep_alive_seconds = 10;
   double price_hit = 0.07, price_miss = 0.27, price_output = 1.10;
   bool no_auth = false, deepseek_temperature = false, status_422 = false;
+  bool template_as_published = false;
 };
 
 int64_t micro(double dollars) { return std::llround(dollars * 1e6); }
@@ -35,22 +37,6 @@ std::pair<std::string, std::string> name_and_folder(const std::string& text) {
   std::string folder = text;
   while (folder.size() > 1 && folder.back() == '/') folder.pop_back();
   return {base_name(folder), folder};
-}
-
-serve::ChatVocabulary open_vocabulary(const std::string& folder, const std::string& form) {
-  FileSystem& files = local_file_system();
-  serve::ChatVocabulary chat{.tokenizer = Tokenizer::load(files, folder)};
-  const std::string config_path = join_path(folder, "tokenizer_config.json");
-  if (files.info(config_path).exists) {
-    const Json config = parse_json(files.read_all(config_path), config_path);
-    if (config.contains("chat_template") && config["chat_template"].is_string())
-      chat.chat_template = config["chat_template"].get<std::string>();
-  }
-  chat.form = form == "v3"     ? serve::ChatForm::kV3
-              : form == "r1"   ? serve::ChatForm::kR1
-              : form == "v3.1" ? serve::ChatForm::kV31
-                               : serve::chat_form_of(chat.chat_template, chat.tokenizer);
-  return chat;
 }
 
 std::unique_ptr<serve::ModelHost> open_host(const Options& options, const std::string& text,
@@ -67,7 +53,9 @@ std::unique_ptr<serve::ModelHost> open_host(const Options& options, const std::s
     engine.prefix_folder = join_path(options.prefix_cache, name);
   }
   return std::make_unique<serve::ModelHost>(
-      name, std::move(ctx), std::move(model), open_vocabulary(folder, options.chat_template),
+      name, std::move(ctx), std::move(model),
+      serve::open_chat_vocabulary(local_file_system(), folder,
+                                  {options.chat_template, options.template_as_published}),
       engine, price);
 }
 
@@ -88,6 +76,8 @@ int run(const Options& options) {
          "serve: --host {} can be reached from outside: give --db FILE (keys), or --no-auth to "
          "serve everyone",
          options.host);
+  if (options.tls_certificate.empty() != options.tls_key.empty())
+    fail(ErrorKind::kUsage, "serve: --tls-cert and --tls-key come together");
   raise_descriptor_limit();
   const serve::PriceCard price{.hit_micro = micro(options.price_hit),
                                .miss_micro = micro(options.price_miss),
@@ -97,6 +87,8 @@ int run(const Options& options) {
   serve::RunOptions service;
   service.config.http.host = options.host;
   service.config.http.port = options.port;
+  service.config.http.tls_certificate = options.tls_certificate;
+  service.config.http.tls_key = options.tls_key;
   service.config.http.max_body_bytes = options.max_body_bytes;
   service.config.needs_keys = !options.database.empty();
   if (service.config.needs_keys) service.config.database = options.database;
@@ -141,12 +133,18 @@ Verb serve_verb() {
                 .required();
             line.add("--host", options->host, "address to listen on");
             line.add("--port", options->port, "0: any that is free").between(0, 65535);
+            line.add("--tls-cert", options->tls_certificate,
+                     "PEM file with the certificate and its chain: serves https");
+            line.add("--tls-key", options->tls_key, "PEM file with the certificate's private key");
             line.add("--db", options->database, "file with keys and ledger (see `fathom keys`)");
             line.add("--no-auth", options->no_auth, "no keys: whoever reaches it may use it");
             line.add("--precision", options->precision, "format of weights and activations")
                 .one_of({"bf16", "fp32"});
-            line.add("--template", options->chat_template, "form of conversations")
-                .one_of({"auto", "v3", "r1", "v3.1"});
+            line.add("--template", options->chat_template,
+                     "form of conversations; folder: the model's own chat template")
+                .one_of({"auto", "v3", "r1", "v3.1", "folder"});
+            line.add("--template-as-published", options->template_as_published,
+                     "DeepSeek's forms to the byte, with their known mistakes");
             line.add("--speculate", options->speculate, "tokens drafted at most, by MTP modules")
                 .between(0, 4);
             line.add("--cache-tokens", options->cache_tokens,

@@ -7,12 +7,12 @@
 namespace fathom::serve {
 namespace {
 
-// Scripts and everything else from this server alone, and nothing inline but the style attributes
-// that mathematics is set with.
+// Scripts and everything else from this server alone, and nothing inline: mathematics sets its styles
+// one property at a time.
 constexpr char kPolicy[] =
-    "default-src 'none'; script-src 'self'; style-src 'self'; style-src-attr 'unsafe-inline'; "
-    "img-src 'self' data: blob:; font-src 'self'; connect-src 'self'; manifest-src 'self'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
+    "font-src 'self'; connect-src 'self'; manifest-src 'self'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'";
 
 const char* type_of(std::string_view path) {
   constexpr std::pair<std::string_view, const char*> kTypes[] = {

@@ -15,14 +15,15 @@
 #include <boost/asio/use_awaitable.hpp>
 #include <boost/asio/write.hpp>
 #include <boost/beast/core/flat_buffer.hpp>
-#include <boost/beast/core/tcp_stream.hpp>
 #include <boost/beast/http/parser.hpp>
 #include <boost/beast/http/read.hpp>
 #include <boost/beast/http/string_body.hpp>
-#include <mutex>
+#include <optional>
 #include <unordered_set>
 
 #include "core/error.h"
+#include "serve/http_stream.h"
+#include "serve/tls_context.h"
 
 namespace fathom::serve {
 namespace {
@@ -171,7 +172,10 @@ bool has_ambiguous_length(const http::fields& fields) {
 
 struct HttpServer::Impl : std::enable_shared_from_this<HttpServer::Impl> {
   Impl(const HttpServerConfig& config, HttpHandler handler)
-      : config(config), handler(std::move(handler)), io(1), acceptor(io), stop_timer(io) {}
+      : config(config), handler(std::move(handler)), io(1), acceptor(io), stop_timer(io) {
+    if (!config.tls_certificate.empty())
+      tls.emplace(make_tls_context(config.tls_certificate, config.tls_key));
+  }
 
   asio::awaitable<void> accept_loop() {
     while (acceptor.is_open()) {
@@ -215,27 +219,28 @@ struct HttpServer::Impl : std::enable_shared_from_this<HttpServer::Impl> {
     }
 
     Impl& server;
-    beast::tcp_stream stream;
+    HttpStream stream;
     beast::flat_buffer buffer;
     int64_t charged_bytes = 0;
     bool idle = true;  // between requests
   };
 
   // Tells the client why and closes; a client that goes on sending has a moment to read it.
-  asio::awaitable<void> refuse(Connection& c, int status) {
+  asio::awaitable<void> refuse(Connection& c, int status, const char* message = nullptr) {
     ++num_refused;
     error_code error;
     const std::string body = fmt::format(
         R"({{"error":{{"message":"{}","type":"{}","param":null,"code":"{}"}}}})",
-        http_reason(status), status == 503 ? "server_error" : "invalid_request_error",
+        message != nullptr ? message : http_reason(status), status == 503 ? "server_error" : "invalid_request_error",
         status == 413   ? "request_too_large"
         : status == 503 ? "overloaded"
                         : "invalid_request_error");
     const std::string text = head_of(status, {{"Content-Type", "application/json"}}, false) +
                              fmt::format("Content-Length: {}\r\n\r\n{}", body.size(), body);
-    c.stream.expires_after(std::chrono::seconds(5));
+    c.stream.tcp().expires_after(std::chrono::seconds(5));
     co_await asio::async_write(c.stream, asio::buffer(text), with(error));
-    c.stream.socket().shutdown(tcp::socket::shutdown_send, error);
+    if (c.stream.tls() == nullptr)
+      c.stream.tcp().socket().shutdown(tcp::socket::shutdown_send, error);
     std::array<char, kReadBytes> drain;
     for (int64_t bytes = 0; bytes < config.max_body_bytes;) {
       const size_t n = co_await c.stream.async_read_some(asio::buffer(drain), with(error));
@@ -248,10 +253,37 @@ struct HttpServer::Impl : std::enable_shared_from_this<HttpServer::Impl> {
     const auto keep = shared_from_this();
     Connection c(*this, std::move(socket));
     c.buffer.max_size(static_cast<size_t>(config.max_header_bytes) + kMaxPipelinedBytes);
-    while (co_await one_request(c)) {
+    if (!tls || co_await shake_hands(c)) {
+      while (co_await one_request(c)) {
+      }
     }
     error_code error;
-    c.stream.socket().shutdown(tcp::socket::shutdown_both, error);
+    if (c.stream.tls() != nullptr) {
+      // Says that this was all, so that the client can tell it from a cut; not for long.
+      c.stream.tcp().expires_after(std::chrono::seconds(1));
+      co_await c.stream.tls()->async_shutdown(with(error));
+    }
+    c.stream.tcp().socket().shutdown(tcp::socket::shutdown_both, error);
+  }
+
+  // Whoever speaks plain HTTP here is told so, in plain HTTP.
+  asio::awaitable<bool> shake_hands(Connection& c) {
+    error_code error;
+    std::array<char, kReadBytes> hello;
+    c.stream.tcp().expires_after(seconds_of(config.header_seconds));
+    const size_t bytes = co_await c.stream.async_read_some(asio::buffer(hello), with(error));
+    if (error || bytes == 0) co_return false;
+    if (hello[0] >= 'A' && hello[0] <= 'Z') {
+      co_await refuse(c, 400, "this port speaks TLS: use https");
+      co_return false;
+    }
+    auto& stream = c.stream.begin_tls(*tls);
+    co_await stream.async_handshake(HttpStream::Tls::server, asio::buffer(hello, bytes),
+                                    with(error));
+    if (!error) co_return true;
+    ++num_refused;
+    c.stream.end_tls();
+    co_return false;
   }
 
   // False: the connection is to be closed.
@@ -260,7 +292,7 @@ struct HttpServer::Impl : std::enable_shared_from_this<HttpServer::Impl> {
     c.idle = true;
     if (c.buffer.size() == 0) {
       if (stopping) co_return false;
-      c.stream.expires_after(seconds_of(config.idle_seconds));
+      c.stream.tcp().expires_after(seconds_of(config.idle_seconds));
       auto space = c.buffer.prepare(kReadBytes);
       const size_t n = co_await c.stream.async_read_some(space, with(error));
       if (error || n == 0) co_return false;
@@ -270,7 +302,7 @@ struct HttpServer::Impl : std::enable_shared_from_this<HttpServer::Impl> {
     http::request_parser<http::string_body> parser;
     parser.header_limit(static_cast<uint32_t>(config.max_header_bytes));
     parser.body_limit(static_cast<uint64_t>(config.max_body_bytes));
-    c.stream.expires_after(seconds_of(config.header_seconds));
+    c.stream.tcp().expires_after(seconds_of(config.header_seconds));
     co_await http::async_read_header(c.stream, c.buffer, parser, with(error));
     if (error) {
       if (const int status = status_of(error); status != 0) co_await refuse(c, status);
@@ -300,13 +332,13 @@ struct HttpServer::Impl : std::enable_shared_from_this<HttpServer::Impl> {
       co_await asio::async_write(c.stream, asio::buffer(kContinue), with(error));
       if (error) co_return false;
     }
-    c.stream.expires_after(seconds_of(config.body_seconds));
+    c.stream.tcp().expires_after(seconds_of(config.body_seconds));
     co_await http::async_read(c.stream, c.buffer, parser, with(error));
     if (error) {
       if (const int status = status_of(error); status != 0) co_await refuse(c, status);
       co_return false;
     }
-    c.stream.expires_never();
+    c.stream.tcp().expires_never();
     ++num_requests;
     co_return co_await answer(c, parser.release());
   }
@@ -337,7 +369,9 @@ struct HttpServer::Impl : std::enable_shared_from_this<HttpServer::Impl> {
     }
     handler(std::move(request), reply);
     using namespace asio::experimental::awaitable_operators;
+    c.stream.socket().set_timed_reads(false);  // the watch shares no deadline with the writing
     co_await (write_reply(c, *reply) || watch_for_end(c, *reply));
+    c.stream.socket().set_timed_reads(true);
     if (!reply->done() || reply->has_unsent()) reply->set_gone();
     reply->drop_callback();
     c.uncharge();
@@ -349,9 +383,9 @@ struct HttpServer::Impl : std::enable_shared_from_this<HttpServer::Impl> {
       error_code error;
       if (reply.has_unsent()) {
         const std::string bytes = reply.take_unsent();
-        c.stream.expires_after(seconds_of(config.write_seconds));
+        c.stream.tcp().expires_after(seconds_of(config.write_seconds));
         co_await asio::async_write(c.stream, asio::buffer(bytes), with(error));
-        c.stream.expires_never();
+        c.stream.tcp().expires_never();
         if (error) {
           reply.set_gone();
           co_return;
@@ -379,8 +413,7 @@ struct HttpServer::Impl : std::enable_shared_from_this<HttpServer::Impl> {
         co_return;
       }
       const auto space = c.buffer.prepare(kReadBytes);
-      // The socket's own read: the stream's would share its deadline with the writing.
-      const size_t n = co_await c.stream.socket().async_read_some(space, with(error));
+      const size_t n = co_await c.stream.async_read_some(space, with(error));
       if (!error && n > 0) {
         c.buffer.commit(n);
         continue;
@@ -399,7 +432,7 @@ struct HttpServer::Impl : std::enable_shared_from_this<HttpServer::Impl> {
 
   void close_idle() {
     for (Connection* c : connections) {
-      if (c->idle) c->stream.cancel();
+      if (c->idle) c->stream.tcp().cancel();
     }
   }
   void check_stopped() {
@@ -409,6 +442,7 @@ struct HttpServer::Impl : std::enable_shared_from_this<HttpServer::Impl> {
   HttpServerConfig config;
   HttpHandler handler;
   asio::io_context io;
+  std::optional<asio::ssl::context> tls;
   tcp::acceptor acceptor;
   asio::steady_timer stop_timer;
   std::unordered_set<Connection*> connections;
@@ -443,7 +477,7 @@ int64_t HttpServer::port() const {
 std::string HttpServer::url() const {
   const std::string& host = impl_->config.host;
   const bool is_v6 = host.find(':') != std::string::npos;
-  return fmt::format("http://{}{}{}:{}", is_v6 ? "[" : "", host, is_v6 ? "]" : "", port());
+  return fmt::format("http{}://{}{}{}:{}", impl_->tls ? "s" : "", is_v6 ? "[" : "", host, is_v6 ? "]" : "", port());
 }
 
 void HttpServer::run() {

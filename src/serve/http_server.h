@@ -17,6 +17,7 @@ namespace fathom::serve {
 struct HttpServerConfig {
   std::string host = "127.0.0.1";
   int64_t port = 0;  // 0: any that is free
+  std::string tls_certificate, tls_key;  // PEM files; empty: plain HTTP
   int64_t max_connections = 8192;
   int64_t max_header_bytes = 16 << 10;
   int64_t max_body_bytes = 4 << 20;
@@ -37,7 +38,8 @@ struct HttpServerStats {
 
 class HttpServer {
  public:
-  // Binds; an address that cannot be bound is an Error(kIo).
+  // Binds; an address that cannot be bound is an Error(kIo), a certificate that cannot be used one
+  // that names its file.
   HttpServer(const HttpServerConfig& config, HttpHandler handler);
   ~HttpServer();
   HttpServer(const HttpServer&) = delete;
