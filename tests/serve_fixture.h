@@ -11,6 +11,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <cstdlib>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -75,6 +78,7 @@ class Wire {
     if (socket_ >= 0) ::close(socket_);
     socket_ = -1;
   }
+  int descriptor() const { return socket_; }
   void half_close() { ::shutdown(socket_, SHUT_WR); }
   void send(std::string_view text) {
     while (!text.empty()) {
@@ -145,7 +149,8 @@ class Server {
       prctl(PR_SET_PDEATHSIG, SIGKILL);  // a test that dies takes its server along
       dup2(errors[1], 2);
       std::vector<char*> argv;
-      std::string program = FATHOM_BINARY_DIR "/fathom", verb = "serve";
+      const char* other = getenv("FATHOM_SERVE_PROGRAM");  // another build of it: script/soak
+      std::string program = other != nullptr ? other : FATHOM_BINARY_DIR "/fathom", verb = "serve";
       argv.push_back(program.data());
       argv.push_back(verb.data());
       for (std::string& argument : arguments) argv.push_back(argument.data());
@@ -155,15 +160,16 @@ class Server {
     }
     ::close(errors[1]);
     errors_ = errors[0];
-    constexpr std::string_view kSign = "listening on http://127.0.0.1:";
+    const bool tls = std::find(arguments.begin(), arguments.end(), "--tls-cert") != arguments.end();
+    const std::string sign = fmt::format("listening on http{}://127.0.0.1:", tls ? "s" : "");
     char buffer[4096];
-    while (log_.find(kSign) == std::string::npos || log_.back() != '\n') {
+    while (log_.find(sign) == std::string::npos || log_.back() != '\n') {
       const ssize_t n = read(errors_, buffer, sizeof buffer);
       if (n <= 0) break;
       log_.append(buffer, static_cast<size_t>(n));
     }
-    const size_t at = log_.find(kSign);
-    if (at != std::string::npos) port_ = std::stoi(log_.substr(at + kSign.size()));
+    const size_t at = log_.find(sign);
+    if (at != std::string::npos) port_ = std::stoi(log_.substr(at + sign.size()));
   }
   ~Server() {
     if (pid_ > 0) kill();
@@ -214,6 +220,56 @@ class Server {
   pid_t pid_ = -1;
   int errors_ = -1, port_ = 0;
   std::string log_;
+};
+
+// A server over the tiny model for all tests of a program, and more of them where a test wants its
+// own.
+class ServeTest : public testing::Test {
+ protected:
+  static void SetUpTestSuite() {
+    folder_ = fmt::format("{}/serve_test_files/{}", FATHOM_BINARY_DIR, ::getpid());
+    local_file_system().remove_all(folder_);
+    local_file_system().make_directories(folder_);
+    write_tiny_folder(folder_ + "/tiny");
+    server_ = start({"--no-auth"}).release();
+  }
+  static void TearDownTestSuite() {
+    EXPECT_EQ(server_->end(), 0);
+    delete server_;
+    local_file_system().remove_all(folder_);
+  }
+  static std::unique_ptr<Server> start(std::vector<std::string> more) {
+    std::vector<std::string> arguments = {"--model", "tiny=" + folder_ + "/tiny", "--port", "0",
+                                          "--threads", "1", "--precision", "fp32"};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    auto server = std::make_unique<Server>(arguments);
+    EXPECT_GT(server->port(), 0) << server->log();
+    return server;
+  }
+  static Json chat_body(int64_t max_tokens = 8) {
+    return {{"model", "deepseek-chat"},
+            {"messages", {{{"role", "user"}, {"content", "the quick brown fox"}}}},
+            {"max_tokens", max_tokens},
+            {"ignore_eos", true},
+            {"seed", 1}};
+  }
+  static std::string path(const std::string& name) { return folder_ + "/" + name; }
+  static Json ask_for(const Server& server, const std::string& where, const std::string& key = "") {
+    return server.ask("GET", where, "", key).json();
+  }
+  // What `fathom keys` prints.
+  static Json keys(const std::string& db, const std::string& arguments) {
+    std::string out;
+    std::FILE* pipe = popen(fmt::format("'{}/fathom' keys {} --db '{}' --json 2>/dev/null",
+                                        FATHOM_BINARY_DIR, arguments, db).c_str(), "r");
+    char buffer[4096];
+    for (size_t n; (n = fread(buffer, 1, sizeof buffer, pipe)) > 0;) out.append(buffer, n);
+    EXPECT_EQ(pclose(pipe), 0) << arguments;
+    return parse_json(out, "keys");
+  }
+
+  static inline std::string folder_;
+  static inline Server* server_ = nullptr;
 };
 
 }  // namespace fathom::testing_serve

@@ -1,9 +1,5 @@
 // The service as clients meet it: the real program, a tiny model, plain sockets.
-#include <unistd.h>
-
-#include <atomic>
-#include <filesystem>
-#include <thread>
+#include <set>
 
 #include "tests/serve_fixture.h"
 
@@ -11,46 +7,8 @@ namespace fathom {
 namespace {
 
 using testing_serve::Answer;
+using testing_serve::ServeTest;
 using testing_serve::Server;
-using testing_serve::Wire;
-
-class ServeTest : public testing::Test {
- protected:
-  static void SetUpTestSuite() {
-    folder_ = fmt::format("{}/serve_test_files/{}", FATHOM_BINARY_DIR, ::getpid());
-    local_file_system().remove_all(folder_);
-    local_file_system().make_directories(folder_);
-    testing_serve::write_tiny_folder(folder_ + "/tiny");
-    server_ = start({"--no-auth"}).release();
-  }
-  static void TearDownTestSuite() {
-    EXPECT_EQ(server_->end(), 0);
-    delete server_;
-    local_file_system().remove_all(folder_);
-  }
-  static std::unique_ptr<Server> start(std::vector<std::string> more) {
-    std::vector<std::string> arguments = {"--model", "tiny=" + folder_ + "/tiny", "--port", "0",
-                                          "--threads", "1", "--precision", "fp32"};
-    arguments.insert(arguments.end(), more.begin(), more.end());
-    auto server = std::make_unique<Server>(arguments);
-    EXPECT_GT(server->port(), 0) << server->log();
-    return server;
-  }
-  static Json chat_body(int64_t max_tokens = 8) {
-    return {{"model", "deepseek-chat"},
-            {"messages", {{{"role", "user"}, {"content", "the quick brown fox"}}}},
-            {"max_tokens", max_tokens},
-            {"ignore_eos", true},
-            {"seed", 1}};
-  }
-  static std::string path(const std::string& name) { return folder_ + "/" + name; }
-  static Json ask_for(const Server& server, const std::string& where, const std::string& key = "") {
-    return server.ask("GET", where, "", key).json();
-  }
-
-  static inline std::string folder_;
-  static inline Server* server_ = nullptr;
-};
 
 TEST_F(ServeTest, ChatStreamedEqualsWhole) {
   Json body = chat_body(40);
@@ -243,6 +201,29 @@ TEST_F(ServeTest, SpeaksAnthropicsMessages) {
   EXPECT_EQ(server_->post("/v1/messages", body).json()["type"], "error");
 }
 
+TEST_F(ServeTest, TokensTellTheirExperts) {
+  Json body = chat_body(9);
+  EXPECT_FALSE(server_->post("/chat/completions", body).json()["choices"][0].contains("token_routes"));
+  body["return_routes"] = true;
+  const Json whole = server_->post("/chat/completions", body).json()["choices"][0]["token_routes"];
+  ASSERT_EQ(whole.size(), 9u);
+  for (const Json& token : whole) {
+    ASSERT_EQ(token["layers"].size(), 4u);
+    EXPECT_TRUE(token["layers"][0].empty() && token["layers"][1].empty()) << "dense layers";
+    for (size_t layer = 2; layer < 4; ++layer) {
+      const auto experts = token["layers"][layer].get<std::set<int64_t>>();
+      EXPECT_EQ(experts.size(), 4u) << token;
+      EXPECT_LT(*experts.rbegin(), 16);
+    }
+  }
+  body["stream"] = true;
+  Json streamed = Json::array();
+  for (const Json& event : server_->post("/chat/completions", body).events())
+    for (const Json& token : event["choices"][0]["token_routes"]) streamed.push_back(token);
+  EXPECT_EQ(streamed, whole);
+  EXPECT_EQ(ask_for(*server_, "/models/tiny")["x_fathom"]["routes"], true);
+}
+
 TEST_F(ServeTest, PrefixCompletionGoesOn) {
   Json body = chat_body(4);
   body["messages"].push_back({{"role", "assistant"}, {"content", "the lazy"}, {"prefix", true}});
@@ -293,111 +274,6 @@ TEST_F(ServeTest, BadRequestsNameTheField) {
   EXPECT_EQ(server_->ask("GET", "/nothing").status, 404);
   EXPECT_EQ(server_->post("/chat/completions", chat_body()).status, 200) << "it lives";
 }
-
-TEST_F(ServeTest, HostileMessagesAreRefusedAndTheServerLives) {
-  const auto status = [&](const std::string& text, bool half_close = true) {
-    Wire wire(server_->port());
-    wire.send(text);
-    if (half_close) wire.half_close();
-    return wire.read_answer(3000).status;
-  };
-  const std::string post = "POST /tokenize HTTP/1.1\r\nHost: a\r\n";
-  // Two readings of the length: how requests are smuggled.
-  EXPECT_EQ(status(post + "Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", false), 400);
-  EXPECT_EQ(status(post + "Content-Length: 3\r\nContent-Length: 4\r\n\r\nabcd", false), 400);
-  EXPECT_EQ(status(post + "Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n", false), 400);
-  EXPECT_EQ(status(post + "Content-Length: -3\r\n\r\nabc", false), 400);
-  EXPECT_EQ(status("GET /health HTTP/1.1\r\n\r\n", false), 400) << "no Host";
-  EXPECT_EQ(status("GET /health HTTP/9.9\r\nHost: a\r\n\r\n", false), 400);
-  EXPECT_EQ(status("GET http\x01 HTTP/1.1\r\nHost: a\r\n\r\n", false), 400);
-  EXPECT_EQ(status("GET /%00 HTTP/1.1\r\nHost: a\r\n\r\n", false), 400);
-  EXPECT_EQ(status(post + "Content-Length: 99999999999\r\n\r\n", false), 413);
-  EXPECT_EQ(status("GET / HTTP/1.1\r\nHost: a\r\nX: " + std::string(40000, 'x') + "\r\n\r\n", false), 431);
-  EXPECT_EQ(status(post + "Content-Length: 50\r\n\r\nabc"), 0) << "half of a body, then the end";
-  // One behind the other on one connection.
-  Wire wire(server_->port());
-  std::string three;
-  for (int i = 0; i < 3; ++i) three += Server::message("POST", "/tokenize", R"({"prompt":"the"})");
-  wire.send(three);
-  for (int i = 0; i < 3; ++i) EXPECT_EQ(wire.read_answer().status, 200) << i;
-  // Slowly, byte by byte.
-  Wire slow(server_->port());
-  for (const char c : Server::message("POST", "/tokenize", R"({"prompt":"a"})"))
-    slow.send(std::string_view(&c, 1));
-  EXPECT_EQ(slow.read_answer().status, 200);
-  EXPECT_EQ(server_->ask("GET", "/health").status, 200);
-}
-
-int64_t num_descriptors(pid_t pid) {
-  int64_t count = 0;
-  for (const auto& entry : std::filesystem::directory_iterator(fmt::format("/proc/{}/fd", pid)))
-    count += !entry.path().empty();
-  return count;
-}
-
-// Valid requests with bytes changed, lost, doubled and moved: never a 5xx, never a crash, and no
-// descriptor stays behind.
-TEST_F(ServeTest, MutatedRequestsAreSurvived) {
-  const int64_t descriptors = num_descriptors(server_->pid());
-  const std::vector<std::string> seeds = {
-      Server::message("POST", "/chat/completions", chat_body(2).dump()),
-      Server::message("POST", "/v1/completions",
-                      R"({"model":"tiny","prompt":[1,2,3],"max_tokens":1,"echo":true,"logprobs":1})"),
-      Server::message("POST", "/tokenize", R"({"prompt":"the fox"})"),
-      Server::message("PUT", "/api/conversations/x", R"({"title":"a","version":0,"data":{}})"),
-      "POST /detokenize HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{\"tok\r\n"
-      "b\r\nens\":[1,2]}\r\n0\r\n\r\n",
-      Server::message("GET", "/experts?model=tiny&x=%20"),
-  };
-  const Random random(3, RandomPurpose::kTest);
-  uint64_t draw = 0;
-  const auto below = [&](size_t bound) { return static_cast<size_t>(random.below(draw++, bound)); };
-  for (int i = 0; i < 3000; ++i) {
-    std::string text = seeds[below(seeds.size())];
-    for (size_t edits = 1 + below(4); edits > 0 && !text.empty(); --edits) {
-      const size_t at = below(text.size());
-      switch (below(5)) {
-        case 0: text[at] = static_cast<char>(below(256)); break;
-        case 1: text.erase(at, 1 + below(8)); break;
-        case 2: text.insert(at, text.substr(below(text.size()), below(40))); break;
-        case 3: text.insert(at, "\r\n"); break;
-        default: text[at] = static_cast<char>(text[at] ^ (1 << below(8))); break;
-      }
-    }
-    Wire wire(server_->port());
-    wire.send(text);
-    wire.half_close();
-    const Answer answer = wire.read_answer(5000);
-    EXPECT_LT(answer.status, 500) << text;
-  }
-  EXPECT_EQ(server_->ask("GET", "/health").status, 200);
-  for (int wait = 0; wait < 100 && num_descriptors(server_->pid()) > descriptors; ++wait)
-    usleep(20000);
-  EXPECT_LE(num_descriptors(server_->pid()), descriptors);
-}
-
-// A client that goes away frees its place, and its tokens are counted.
-TEST_F(ServeTest, DisconnectsEndTheWork) {
-  const int64_t before = ask_for(*server_, "/api/status")["models"][0]["finished"]["cancelled"];
-  constexpr int kClients = 20;
-  for (int i = 0; i < kClients; ++i) {
-    Json body = chat_body(400);
-    body["stream"] = true;
-    Wire wire(server_->port());
-    wire.send(Server::message("POST", "/chat/completions", body.dump()));
-    std::string some;
-    wire.receive(some);
-  }
-  Json status;
-  for (int wait = 0; wait < 200; ++wait) {
-    status = ask_for(*server_, "/api/status")["models"][0];
-    if (status["running"] == 0 && status["waiting"] == 0) break;
-    usleep(20000);
-  }
-  EXPECT_EQ(status["running"], 0);
-  EXPECT_GT(status["finished"]["cancelled"].get<int64_t>(), before);
-}
-
 TEST_F(ServeTest, MetricsHaveBothNames) {
   server_->post("/chat/completions", chat_body());
   const std::string text = server_->ask("GET", "/metrics").body;
@@ -422,16 +298,7 @@ TEST_F(ServeTest, MetricsHaveBothNames) {
 
 TEST_F(ServeTest, KeysConversationsAndConsole) {
   const std::string db = path("keys.db");
-  const auto keys = [&](const std::string& arguments) {
-    std::string out;
-    std::FILE* pipe = popen(fmt::format("'{}/fathom' keys {} --db '{}' --json 2>/dev/null",
-                                        FATHOM_BINARY_DIR, arguments, db).c_str(), "r");
-    char buffer[4096];
-    for (size_t n; (n = fread(buffer, 1, sizeof buffer, pipe)) > 0;) out.append(buffer, n);
-    EXPECT_EQ(pclose(pipe), 0) << arguments;
-    return parse_json(out, "keys");
-  };
-  const std::string admin = keys("create --name boss --admin")["key"];
+  const std::string admin = keys(db, "create --name boss --admin")["key"];
   const auto server = start({"--db", db});
   EXPECT_EQ(server->ask("GET", "/models").status, 401);
   EXPECT_EQ(server->ask("GET", "/models", "", "sk-wrong").status, 401);
@@ -468,109 +335,6 @@ TEST_F(ServeTest, KeysConversationsAndConsole) {
   EXPECT_EQ(server->end(), 0);
   EXPECT_EQ(server->log().find(user.substr(10)), std::string::npos);
 }
-
-// Kill it in the middle of streams, several times: the ledger is the tokens, and the balance is what
-// was there less the ledger.
-TEST_F(ServeTest, KilledServersLoseNoToken) {
-  const std::string db = path("kill.db");
-  std::string key, id;
-  std::FILE* pipe = popen(fmt::format("'{}/fathom' keys create --name k --admin --balance 1 --db '{}' --json",
-                                      FATHOM_BINARY_DIR, db).c_str(), "r");
-  char line[4096] = {};
-  ASSERT_NE(fgets(line, sizeof line, pipe), nullptr);
-  pclose(pipe);
-  key = parse_json(line, "key")["key"], id = parse_json(line, "key")["id"];
-  int64_t received = 0;
-  for (int round = 0; round < 4; ++round) {
-    const auto server = start({"--db", db});
-    Json body = chat_body(300);
-    body["stream"] = body["return_token_ids"] = true;
-    Wire wire(server->port());
-    wire.send(Server::message("POST", "/chat/completions", body.dump(), key));
-    std::string text;
-    const size_t enough = 4000 + static_cast<size_t>(round) * 3000;
-    while (text.size() < enough && wire.receive(text)) {
-    }
-    server->kill();
-    while (wire.receive(text)) {
-    }
-    for (size_t at = 0; (at = text.find("\"token_ids\":[", at)) != std::string::npos;) {
-      at += 13;
-      const std::string list = text.substr(at, text.find(']', at) - at);
-      if (!list.empty()) received += 1 + std::count(list.begin(), list.end(), ',');
-    }
-  }
-  const auto server = start({"--db", db});
-  int64_t tokens = 0, pico = 0;
-  const Json ledger = ask_for(*server, "/api/console/ledger", key);
-  ASSERT_EQ(ledger["entries"].size(), 4u);
-  for (const Json& entry : ledger["entries"]) {
-    EXPECT_EQ(entry["status"], "killed");
-    tokens += entry["completion_tokens"].get<int64_t>();
-    pico += entry["completion_tokens"].get<int64_t>() * 1'100'000 +
-            entry["prompt_cache_miss_tokens"].get<int64_t>() * 270'000 +
-            entry["prompt_cache_hit_tokens"].get<int64_t>() * 70'000;
-  }
-  EXPECT_GE(tokens, received) << "nobody got what was not counted";
-  EXPECT_GT(received, 0);
-  const Json row = ask_for(*server, "/api/console/keys", key)["keys"][0];
-  EXPECT_EQ(row["balance_micro"].get<int64_t>(), (int64_t{1'000'000'000'000} - pico) / 1'000'000);
-}
-
-TEST_F(ServeTest, DrainsOnSigterm) {
-  const auto server = start({"--no-auth"});
-  Json body = chat_body(300);
-  body["stream"] = true;
-  Wire wire(server->port());
-  wire.send(Server::message("POST", "/chat/completions", body.dump()));
-  std::string first;
-  ASSERT_TRUE(wire.receive(first));
-  std::thread end([&] { EXPECT_EQ(server->end(), 0); });
-  while (wire.receive(first)) {
-  }
-  end.join();
-  EXPECT_NE(first.find("data: [DONE]"), std::string::npos) << "what ran was finished";
-}
-
-// More than it can do: every request ends, in 200 or 503.
-TEST_F(ServeTest, FullQueuesSayBusy) {
-  const auto server = start({"--no-auth", "--max-sequences", "2", "--max-queued", "8"});
-  std::atomic<int> served{0}, busy{0}, other{0};
-  std::vector<std::thread> clients;
-  for (int i = 0; i < 60; ++i) {
-    clients.emplace_back([&] {
-      const Answer answer = server->post("/chat/completions", chat_body(20));
-      ++(answer.status == 200 ? served : answer.status == 503 ? busy : other);
-      if (answer.status == 503) {
-        EXPECT_TRUE(answer.has("Retry-After"));
-      }
-    });
-  }
-  for (auto& client : clients) client.join();
-  EXPECT_GT(served, 0);
-  EXPECT_EQ(served + busy, 60);
-  EXPECT_EQ(server->end(), 0);
-}
-
-TEST_F(ServeTest, KeepsWaitingClientsAwake) {
-  const auto server = start({"--no-auth", "--max-sequences", "1", "--keep-alive-seconds", "0.05"});
-  Json body = chat_body(450);
-  body["stream"] = true;
-  Wire first(server->port()), second(server->port()), third(server->port());
-  for (Wire* wire : {&first, &second})
-    wire->send(Server::message("POST", "/chat/completions", body.dump()));
-  body.erase("stream");
-  third.send(Server::message("POST", "/chat/completions", body.dump()));
-  EXPECT_TRUE(first.read_answer().is_done());
-  const Answer waited = second.read_answer();
-  EXPECT_TRUE(waited.is_done());
-  EXPECT_NE(waited.body.find(": keep-alive\n\n"), std::string::npos);
-  const Answer whole = third.read_answer();
-  EXPECT_EQ(whole.body[0], '\n');
-  EXPECT_EQ(whole.json()["usage"]["completion_tokens"], 450);
-  EXPECT_EQ(server->end(), 0);
-}
-
 TEST_F(ServeTest, RefusesToServeTheWorldWithoutKeys) {
   EXPECT_NE(system(fmt::format("'{}/fathom' serve --model '{}/tiny' --host 0.0.0.0 2>/dev/null",
                                FATHOM_BINARY_DIR, folder_).c_str()), 0);

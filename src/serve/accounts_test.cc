@@ -2,8 +2,15 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <cstdlib>
+#include <functional>
+
 #include "core/error.h"
 #include "core/file.h"
+#include "core/random.h"
 #include "serve/api_error.h"
 
 namespace fathom::serve {
@@ -57,6 +64,64 @@ TEST_F(AccountsTest, KeysAreShownOnceAndStoredHashed) {
     const std::string bytes = local_file_system().read_all(join_path(folder_, name));
     EXPECT_EQ(bytes.find(key.substr(15)), std::string::npos) << name;
   }
+}
+
+// Welch's t of the times that two kinds of wrong keys take, in random turns, the slowest tenth left
+// out as interruptions.
+double time_difference(const std::function<bool(std::string_view)>& accepts,
+                       const std::array<std::string, 2>& keys, int64_t count) {
+  const Random random(5, RandomPurpose::kTest);
+  std::array<std::vector<double>, 2> times;
+  int64_t accepted = 0;
+  for (int64_t i = 0; i < 2 * count; ++i) {
+    const auto kind = static_cast<size_t>(random.below(static_cast<uint64_t>(i), 2));
+    const auto begin = std::chrono::steady_clock::now();
+    accepted += accepts(keys[kind]);
+    times[kind].push_back(
+        std::chrono::duration<double, std::nano>(std::chrono::steady_clock::now() - begin).count());
+  }
+  EXPECT_EQ(accepted, 0);
+  std::array<double, 2> mean{}, variance{};
+  for (size_t kind = 0; kind < 2; ++kind) {
+    auto& list = times[kind];
+    std::sort(list.begin(), list.end());
+    list.resize(list.size() * 9 / 10);
+    for (const double time : list) mean[kind] += time / static_cast<double>(list.size());
+    for (const double time : list)
+      variance[kind] += (time - mean[kind]) * (time - mean[kind]) / static_cast<double>(list.size());
+    variance[kind] /= static_cast<double>(list.size());
+  }
+  return (mean[0] - mean[1]) / std::sqrt(variance[0] + variance[1]);
+}
+
+// Timings are for script/soak: a key that is right but for its last letter, and one that is wrong
+// from the first secret letter on.
+TEST_F(AccountsTest, TimeTellsNothingOfAKey) {
+  if (getenv("FATHOM_SOAK") == nullptr) GTEST_SKIP() << "script/soak timing";
+  Accounts accounts(file_, true);
+  const std::string key = accounts.create_key({.name = "ann"});
+  std::array<std::string, 2> wrong = {key, key};
+  wrong[0].back() = key.back() == 'a' ? 'b' : 'a';
+  for (size_t i = 15; i < key.size(); ++i) wrong[1][i] = key[i] == 'a' ? 'b' : 'a';
+  constexpr double kSignal = 4.5;  // the limit that is usual for such tests
+  double least = 1e9;
+  for (int round = 0; round < 3; ++round) {
+    const double t = time_difference(
+        [&](std::string_view text) { return accounts.authenticate(text).has_value(); }, wrong, 50'000);
+    fmt::print("t = {:.2f}\n", t);
+    least = std::min(least, std::abs(t));
+  }
+  EXPECT_LT(least, kSignal);
+  // The control: a comparison that ends at the first difference is seen.
+  const double leaky = time_difference(
+      [&](std::string_view text) {
+        volatile size_t same = 0;
+        while (same < text.size() && text[same] == key[same]) same = same + 1;
+        return same == text.size();
+      },
+      wrong, 50'000);
+  fmt::print("t = {:.2f} of a comparison that leaks\n", leaky);
+  EXPECT_GT(std::abs(leaky), kSignal);
 }
 
 TEST_F(AccountsTest, ExactlyTenOfFiveHundred) {
