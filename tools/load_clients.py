@@ -1,6 +1,8 @@
 """Many clients at once against a running `fathom serve`, with nothing but Python's standard library.
 
-    python3 tools/load_clients.py URL streams COUNT TOKENS     COUNT streams at once; every one must end whole
+    python3 tools/load_clients.py URL streams COUNT TOKENS [PAUSE]  COUNT streams at once; every one must end whole. With a
+                                                               pause (seconds) each is read only now and then, so that the
+                                                               clients take little of the processors
     python3 tools/load_clients.py URL first-byte COUNT         one after the other: time to the first byte of a stream
     python3 tools/load_clients.py URL soak MINUTES CLIENTS PID clients come and go; watches memory, descriptors, threads
 
@@ -27,7 +29,7 @@ class Stream:
     def __init__(self):
         self.status, self.first, self.done, self.tokens, self.left = 0, None, False, 0, False
 
-    async def run(self, host, port, body, leave_after=None):
+    async def run(self, host, port, body, leave_after=None, pause=0):
         begin = time.monotonic()
         reader, writer = await asyncio.open_connection(host, port)
         try:
@@ -42,7 +44,9 @@ class Stream:
                     break
                 if self.first is None:
                     self.first = time.monotonic() - begin
-                tail = tail[-400:] + data
+                tail = tail[-1000:] + data
+                if pause:
+                    await asyncio.sleep(pause)
                 if leave_after is not None and time.monotonic() - begin > leave_after:
                     self.left = True
                     break
@@ -62,9 +66,10 @@ def percentile(values, share):
     return values[min(len(values) - 1, int(share * len(values)))]
 
 
-async def streams(host, port, count, tokens):
+async def streams(host, port, count, tokens, pause=0):
     begin = time.monotonic()
-    runs = await asyncio.gather(*(Stream().run(host, port, body_of(tokens, f"Hello {i}", seed=i)) for i in range(count)))
+    runs = await asyncio.gather(*(Stream().run(host, port, body_of(tokens, f"Hello {i}", temperature=0), pause=pause)
+                                  for i in range(count)))
     seconds = time.monotonic() - begin
     whole = sum(run.done and run.status == 200 and run.tokens == tokens for run in runs)
     firsts = [run.first for run in runs if run.first is not None]

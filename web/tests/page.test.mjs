@@ -470,7 +470,7 @@ pageTest('every control has a name', {}, async ({ page, origin }) => {
   }
 });
 
-pageTest('phone: nothing wider than the screen, the list slides in', { context: { viewport: { width: 360, height: 700 }, hasTouch: true, isMobile: true } }, async ({ page, origin }) => {
+pageTest('phone: nothing wider than the screen, the list slides in', { context: { viewport: { width: 360, height: 700 }, hasTouch: true, isMobile: true } }, async ({ page, origin, mock }) => {
   await field(page).waitFor();
   // Elements that stick out to the right, but for those inside a frame that scrolls by itself. The width of the document alone says
   // nothing, since the column hides what is too wide.
@@ -492,6 +492,13 @@ pageTest('phone: nothing wider than the screen, the list slides in', { context: 
   await page.getByRole('button', { name: 'Conversations' }).tap();
   await list.getByRole('link', { name: 'show math' }).tap();
   await eventually(async () => !(await list.isVisible()), 'the list closes');
+  await field(page).fill('into the storm');
+  await eventually(() => page.getByRole('button', { name: 'Send' }).isEnabled(), 'ready to send');
+  mock.state.down = true;
+  await page.getByRole('button', { name: 'Send' }).tap();
+  await page.getByText('Offline', { exact: true }).waitFor();
+  assert.deepEqual(await wide(), [], 'offline');
+  mock.state.down = false;
   for (const path of ['/console', '/status']) {
     await page.goto(origin + path);
     await page.locator('.page h1').waitFor();
