@@ -109,7 +109,8 @@ GenerationInput Service::chat_input(ChatRequest request, const Caller& caller) {
                         .parameters = std::move(parameters),
                         .constraints = std::move(constraints)};
   input.max_tokens = input.parameters.max_tokens.value_or(kDefaultChatTokens);
-  input.reader = {.begins_in_thought = prompt.begins_in_thought, .reads_tool_calls = uses_tools};
+  input.reader = {.begins_in_thought = prompt.begins_in_thought, .reads_tool_calls = uses_tools,
+                  .streams_tool_calls = input.parameters.stream};
   let_in(input, caller);
   return input;
 }

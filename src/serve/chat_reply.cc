@@ -122,6 +122,12 @@ void ChatReply::pieces(int64_t choice_idx, std::vector<Piece>& pieces,
                    fmt::format(R"({{"tool_calls":[{{"index":{},{}}}]}})", text.num_calls, body),
                    nullptr);
       ++text.num_calls;
+    } else if (piece.kind == Piece::kToolArguments) {
+      // Only streams have them.
+      send_chunk(choice_idx,
+                 fmt::format(R"({{"tool_calls":[{{"index":{},"function":{{"arguments":{}}}}}]}})",
+                             text.num_calls - 1, json_string(piece.text)),
+                 nullptr);
     } else if (!streams()) {
       (piece.kind == Piece::kThought ? text.thought : text.content) += piece.text;
     } else if (piece.kind == Piece::kThought) {

@@ -74,17 +74,20 @@ void MessagesReply::pieces(int64_t, std::vector<Piece>& pieces,
   for (const Piece& piece : pieces) {
     if (piece.kind == Piece::kToolCall) {
       close_block();
-      if (streams()) {
-        open_block(tool_use_json(piece, "{}"));
-        named_event("content_block_delta",
-                    fmt::format(R"("index":{},"delta":{{"type":"input_json_delta","partial_json":{}}})",
-                                num_blocks_, json_string(piece.text)));
-        named_event("content_block_stop", fmt::format(R"("index":{})", num_blocks_));
-      } else {
+      if (!streams()) {
         if (!blocks_.empty()) blocks_ += ',';
         blocks_ += tool_use_json(piece, is_json_object(piece.text) ? piece.text : "{}");
+        ++num_blocks_;
+        continue;
       }
-      ++num_blocks_;
+      open_ = Block::kTool;
+      open_block(tool_use_json(piece, "{}"));
+    }
+    if (piece.kind == Piece::kToolCall || piece.kind == Piece::kToolArguments) {
+      if (piece.text.empty()) continue;
+      named_event("content_block_delta",
+                  fmt::format(R"("index":{},"delta":{{"type":"input_json_delta","partial_json":{}}})",
+                              num_blocks_, json_string(piece.text)));
       continue;
     }
     const Block kind = piece.kind == Piece::kThought ? Block::kThinking : Block::kText;

@@ -13,7 +13,7 @@ class MessagesReply final : public Generation {
   using Generation::Generation;
 
  private:
-  enum class Block { kNone, kThinking, kText };
+  enum class Block { kNone, kThinking, kText, kTool };  // the last of streams only
   void head() override;
   void pieces(int64_t choice_idx, std::vector<Piece>& pieces,
               const std::vector<GeneratedToken>& tokens) override;

@@ -3,16 +3,6 @@
 #include "data/tokenizer/unicode.h"
 
 namespace fathom::serve {
-namespace {
-
-std::string_view trim(std::string_view text) {
-  constexpr std::string_view kSpace = " \t\r\n";
-  const size_t begin = text.find_first_not_of(kSpace);
-  if (begin == std::string_view::npos) return {};
-  return text.substr(begin, text.find_last_not_of(kSpace) - begin + 1);
-}
-
-}  // namespace
 
 OutputReader::OutputReader(const Tokenizer& tokenizer, const OutputReaderOptions& options)
     : tokenizer_(tokenizer),
@@ -73,21 +63,26 @@ bool OutputReader::push(TokenId id, std::vector<Piece>& pieces) {
     }
     if (id == special.tool_call_begin) {
       state_ = State::kCall;
-      call_name_.clear();
-      call_body_.clear();
+      call_ = CallReader();
+      call_begun_ = false;
       raw_call_.clear();
-      call_has_separator_ = false;
       return true;
     }
     if (state_ == State::kCall) {
       if (id == special.tool_call_end) {
-        end_call(pieces);
+        state_ = State::kCalls;
+        call_.finish();
+        if (!call_begun_) begin_call(pieces);
+        add_arguments(pieces);
       } else if (id == special.tool_sep) {
-        call_has_separator_ = true;
+        call_.separator();
       } else {
-        const std::string_view bytes = tokenizer_.token_bytes(id);
-        (call_has_separator_ ? call_body_ : call_name_) += bytes;
-        raw_call_ += bytes;
+        call_.push(tokenizer_.token_bytes(id));
+        raw_call_ += tokenizer_.token_bytes(id);
+      }
+      if (state_ == State::kCall && options_.streams_tool_calls && call_.has_name()) {
+        if (!call_begun_) begin_call(pieces);
+        add_arguments(pieces);
       }
       return true;
     }
@@ -101,22 +96,15 @@ bool OutputReader::push(TokenId id, std::vector<Piece>& pieces) {
   return !stopped_;
 }
 
-// V3 and R1: function, separator, name, newline, ```json, arguments, ```. V3.1: name, separator,
-// arguments.
-void OutputReader::end_call(std::vector<Piece>& pieces) {
-  state_ = State::kCalls;
-  std::string_view name = trim(call_name_), arguments = call_body_;
-  if (name == "function") {
-    const size_t line_end = std::min(arguments.find('\n'), arguments.size());
-    name = trim(arguments.substr(0, line_end));
-    arguments = trim(arguments.substr(line_end));
-    constexpr std::string_view kOpen = "```json", kClose = "```";
-    if (arguments.starts_with(kOpen)) arguments.remove_prefix(kOpen.size());
-    if (arguments.ends_with(kClose)) arguments.remove_suffix(kClose.size());
-  }
+void OutputReader::begin_call(std::vector<Piece>& pieces) {
+  call_begun_ = true;
   ++num_tool_calls_;
-  pieces.push_back({Piece::kToolCall, utf8_with_replacement(trim(arguments)),
-                    utf8_with_replacement(name)});
+  pieces.push_back({Piece::kToolCall, call_.take_arguments(), call_.name()});
+}
+
+void OutputReader::add_arguments(std::vector<Piece>& pieces) {
+  std::string arguments = call_.take_arguments();
+  if (!arguments.empty()) pieces.push_back({Piece::kToolArguments, std::move(arguments), {}});
 }
 
 void OutputReader::finish(std::vector<Piece>& pieces) {
@@ -125,8 +113,12 @@ void OutputReader::finish(std::vector<Piece>& pieces) {
     state_ = State::kThought;
     return;
   }
-  if (state_ == State::kCall && !raw_call_.empty())
+  if (state_ == State::kCall && call_begun_) {
+    call_.finish();
+    add_arguments(pieces);
+  } else if (state_ == State::kCall && !raw_call_.empty()) {
     pieces.push_back({Piece::kText, utf8_with_replacement(raw_call_), {}});
+  }
   if (stopped_) return;
   std::string rest;
   text_.finish(rest);

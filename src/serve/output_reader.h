@@ -9,12 +9,13 @@
 
 #include "data/tokenizer/tokenizer.h"
 #include "infer/stop_strings.h"
+#include "serve/call_reader.h"
 
 namespace fathom::serve {
 
 struct Piece {
-  enum Kind { kThought, kText, kToolCall } kind = kText;
-  std::string text;       // of a call: its arguments
+  enum Kind { kThought, kText, kToolCall, kToolArguments } kind = kText;
+  std::string text;       // of a call: its arguments, or their beginning, which kToolArguments go on
   std::string tool_name;  // of a call
 };
 
@@ -22,6 +23,7 @@ struct OutputReaderOptions {
   bool splits_thoughts = true;     // else what stands between <think> and </think> is text
   bool begins_in_thought = false;  // the prompt ended with <think>
   bool reads_tool_calls = false;   // else a call is text
+  bool streams_tool_calls = false;  // told as they come, not when they are whole
   std::vector<std::string> stop;
 };
 
@@ -32,7 +34,8 @@ class OutputReader {
   // Appends what the token sets free. False: a stop string has been found, and the reply ends.
   bool push(TokenId id, std::vector<Piece>& pieces);
   // The end of the reply: what was held back. A thought that never ended stays a thought; a call
-  // that never ended is text, so that nothing is lost and no call is half a call.
+  // that never ended is text, so that nothing is lost and no call is half a call, unless it has been
+  // told as one already.
   void finish(std::vector<Piece>& pieces);
 
   bool in_thought() const { return state_ == State::kThought; }
@@ -45,14 +48,16 @@ class OutputReader {
   enum class State { kThought, kText, kCalls, kCall };
   void add_text(Piece::Kind kind, std::string_view bytes, std::vector<Piece>& pieces);
   void leave_thought(std::vector<Piece>& pieces);
-  void end_call(std::vector<Piece>& pieces);
+  void begin_call(std::vector<Piece>& pieces);
+  void add_arguments(std::vector<Piece>& pieces);
 
   Tokenizer tokenizer_;
   OutputReaderOptions options_;
   State state_;
   StopMatcher thought_, text_;
-  std::string call_name_, call_body_, raw_call_;
-  bool call_has_separator_ = false;
+  CallReader call_;
+  bool call_begun_ = false;
+  std::string raw_call_;
   bool stopped_ = false, strip_newlines_;
   bool at_start_ = true;
   int64_t num_thought_tokens_ = 0, num_tool_calls_ = 0;

@@ -15,7 +15,7 @@ Tokenizer tiny_tokenizer() {
 struct Reading {
   std::string thought, text;
   std::vector<std::pair<std::string, std::string>> calls;
-  int64_t thought_tokens = 0;
+  int64_t thought_tokens = 0, num_parts = 0;
   bool stopped = false;
 };
 
@@ -34,6 +34,10 @@ Reading read(const Tokenizer& tokenizer, const std::string& reply, OutputReaderO
     if (piece.kind == Piece::kThought) reading.thought += piece.text;
     if (piece.kind == Piece::kText) reading.text += piece.text;
     if (piece.kind == Piece::kToolCall) reading.calls.emplace_back(piece.tool_name, piece.text);
+    if (piece.kind == Piece::kToolArguments) {
+      reading.calls.back().second += piece.text;
+      ++reading.num_parts;
+    }
   }
   reading.thought_tokens = reader.num_thought_tokens();
   return reading;
@@ -95,6 +99,43 @@ TEST(OutputReader, ReadsCallsOfBothForms) {
   const Reading half = read(tokenizer, v31.substr(0, v31.find("\"mat\"")), {.reads_tool_calls = true});
   EXPECT_TRUE(half.calls.empty());
   EXPECT_EQ(half.text, "hmsit{\"on\": ");
+}
+
+// Told as they come, calls are what they are when they are whole, whatever stands around the
+// arguments and within them.
+TEST(OutputReader, StreamedCallsAreTheWholeOnes) {
+  const Tokenizer tokenizer = tiny_tokenizer();
+  const std::string begin = "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>", sep = "<｜tool▁sep｜>",
+                    end = "<｜tool▁call▁end｜><｜tool▁calls▁end｜>";
+  const std::pair<std::string, std::string> cases[] = {
+      {"function" + sep + "f\n```json\n{\"a\": \"`b` ``` \\n\"}\n```", R"({"a": "`b` ``` \n"})"},
+      {" function \n" + sep + " f \n\n ```json {\"数学\":\t[ ]} ``` \n", "{\"数学\":\t[ ]}"},
+      {"function" + sep + "f\n{} ``", "{} ``"},
+      {"function" + sep + "f", ""},
+      {"function" + sep + "f\n```json", ""},
+      {"f" + sep + " {\"a\" : 1 }  \n", "{\"a\" : 1 }"},
+      {"f" + sep + "{}```", "{}```"},
+      {"f", ""},
+      {"f" + sep, ""},
+  };
+  for (const auto& [call, arguments] : cases) {
+    const Reading whole = read(tokenizer, begin + call + end, {.reads_tool_calls = true});
+    const Reading streamed = read(tokenizer, begin + call + end,
+                                  {.reads_tool_calls = true, .streams_tool_calls = true});
+    ASSERT_EQ(whole.calls.size(), 1u) << call;
+    EXPECT_EQ(whole.calls[0].first, "f") << call;
+    EXPECT_EQ(whole.calls[0].second, arguments) << call;
+    EXPECT_EQ(whole.num_parts, 0);
+    EXPECT_EQ(streamed.calls, whole.calls) << call;
+    if (arguments.size() > 10) {
+      EXPECT_GT(streamed.num_parts, 3);
+    }
+  }
+  // Half a call has been told already, so it stays one.
+  const Reading half = read(tokenizer, begin + "f" + sep + "{\"a\": ",
+                            {.reads_tool_calls = true, .streams_tool_calls = true});
+  EXPECT_EQ(half.calls.at(0).second, "{\"a\":");
+  EXPECT_EQ(half.text, "");
 }
 
 TEST(OutputReader, StopsAcrossTokensAndNotInThoughts) {
