@@ -383,8 +383,10 @@ struct HttpServer::Impl : std::enable_shared_from_this<HttpServer::Impl> {
       error_code error;
       if (reply.has_unsent()) {
         const std::string bytes = reply.take_unsent();
+        const size_t sent = c.stream.send_now(bytes);
+        if (sent == bytes.size()) continue;
         c.stream.tcp().expires_after(seconds_of(config.write_seconds));
-        co_await asio::async_write(c.stream, asio::buffer(bytes), with(error));
+        co_await asio::async_write(c.stream, asio::buffer(bytes) + sent, with(error));
         c.stream.tcp().expires_never();
         if (error) {
           reply.set_gone();

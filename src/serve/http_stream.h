@@ -7,6 +7,7 @@
 #include <boost/asio/ssl/stream.hpp>
 #include <boost/beast/core/tcp_stream.hpp>
 #include <optional>
+#include <string_view>
 #include <utility>
 
 namespace fathom::serve {
@@ -54,6 +55,19 @@ class HttpStream {
   Tls& begin_tls(boost::asio::ssl::context& context) { return tls_.emplace(socket_, context); }
   Tls* tls() { return tls_ ? &*tls_ : nullptr; }
   void end_tls() { tls_.reset(); }
+
+  // Bytes that the system takes at once: nearly always all of a stream's next token, without the
+  // timers and the operation that waiting for room needs. 0 with TLS, and where something is amiss,
+  // which the next real write will say.
+  size_t send_now(std::string_view bytes) {
+    if (tls_) return 0;
+    boost::system::error_code error;
+    auto& socket = tcp().socket();
+    if (!socket.non_blocking()) socket.non_blocking(true, error);
+    const size_t sent =
+        error ? 0 : socket.write_some(boost::asio::buffer(bytes.data(), bytes.size()), error);
+    return error ? 0 : sent;
+  }
 
   template <typename Buffers, typename Token>
   auto async_read_some(const Buffers& buffers, Token&& token) {
