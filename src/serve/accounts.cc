@@ -88,7 +88,8 @@ std::string money(int64_t pico) {
 
 }  // namespace
 
-Accounts::Accounts(const std::string& path, bool is_server) : db_(path) {
+Accounts::Accounts(const std::string& path, bool is_server, int64_t max_in_memory)
+    : db_(path), max_entries_(path == ":memory:" ? max_in_memory : 0) {
   create_tables();
   if (path == ":memory:") {
     db_.prepare("INSERT INTO keys(id,name,prefix,lookup,hash,is_admin,created) "
@@ -321,6 +322,15 @@ void Accounts::write_entry(int64_t id, int64_t time, const std::string& key,
       .bind(2, key)
       .run();
   transaction.commit();
+  if (max_entries_ > 0 && ++num_new_entries_ > max_entries_ / 10) forget_oldest();
+}
+
+void Accounts::forget_oldest() {
+  num_new_entries_ = 0;
+  db_.prepare("DELETE FROM ledger WHERE time < "
+              "(SELECT time FROM ledger ORDER BY time DESC LIMIT 1 OFFSET ?)")
+      .bind(0, max_entries_)
+      .run();
 }
 
 void Accounts::settle(const Meter& meter, std::string_view status) {

@@ -73,8 +73,9 @@ struct LedgerEntry {
 class Accounts {
  public:
   // Opens or creates the file, and settles what an earlier process left. ":memory:" has one key, the
-  // implicit owner's, without limits.
-  explicit Accounts(const std::string& path, bool is_server);
+  // implicit owner's, without limits, and its ledger keeps the newest entries only, at least
+  // max_in_memory of them: a server without keys may run for years.
+  explicit Accounts(const std::string& path, bool is_server, int64_t max_in_memory = 100'000);
   static constexpr std::string_view kOwner = "k_owner";
 
   // ---- Keys. Unknown ids are an ApiError 404.
@@ -109,7 +110,11 @@ class Accounts {
   void write_entry(int64_t id, int64_t time, const std::string& key, const std::string& model,
                    const TokenUse& use, int64_t charge, std::string_view status);
 
+  void forget_oldest();
+
   Database db_;
+  const int64_t max_entries_;  // 0: all
+  int64_t num_new_entries_ = 0;
   std::unique_ptr<MeterJournal> journal_;
   std::unordered_map<std::string, Live> live_;
   int64_t num_in_flight_ = 0;

@@ -7,6 +7,7 @@
 #include <chrono>
 #include <cstdlib>
 #include <functional>
+#include <thread>
 
 #include "core/error.h"
 #include "core/file.h"
@@ -231,6 +232,32 @@ TEST_F(AccountsTest, TwoServersDoNotShareABalance) {
   EXPECT_THROW(Accounts(file_, true), Error);
   Accounts beside(file_, false);  // `fathom keys` may
   EXPECT_TRUE(beside.keys().empty());
+}
+
+// A file keeps every entry; memory the newest ones.
+TEST_F(AccountsTest, ALedgerInMemoryIsBounded) {
+  for (const std::string& path : {std::string(":memory:"), file_}) {
+    Accounts accounts(path, true, /*max_in_memory=*/20);
+    Caller caller = Accounts::owner();
+    if (path == file_) accounts.create_key({.name = "ann"}, &caller.key_id);
+    int64_t left = 0;
+    for (int round = 0; round < 2; ++round) {
+      for (int i = 0; i < 60; ++i) {
+        const Meter meter = accounts.reserve(caller, "m", {.miss = 1}, {});
+        meter.slot->add_prompt(0, round);
+        accounts.settle(meter, "stop");
+      }
+      left = static_cast<int64_t>(accounts.ledger("", 1000).size());
+      if (round == 0) std::this_thread::sleep_for(std::chrono::milliseconds(1100));
+    }
+    if (path == file_) {
+      EXPECT_EQ(left, 120);
+    } else {
+      EXPECT_GE(left, 20);
+      EXPECT_LE(left, 70) << "entries of one second go together";
+      EXPECT_EQ(accounts.ledger("", 1)[0].use.miss, 1) << "the newest stay";
+    }
+  }
 }
 
 TEST(PriceCard, OffPeakGoesOverMidnight) {
