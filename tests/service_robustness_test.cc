@@ -281,6 +281,36 @@ TEST_F(RobustnessTest, ABalanceForTenServesTen) {
   EXPECT_EQ(server->end(), 0);
 }
 
+// What short steps of many say is sent together, and every stream is still its own.
+TEST_F(RobustnessTest, ManyStreamsAreEachWhatOneIs) {
+  Json body = chat_body(60);
+  std::vector<std::string> expected;
+  for (int seed = 0; seed < 4; ++seed) {
+    body["seed"] = seed;
+    const Json reply = server_->post("/chat/completions", body).json();
+    expected.push_back(reply["choices"][0]["message"]["content"]);
+  }
+  body["stream"] = body["return_token_ids"] = true;
+  std::vector<std::thread> clients;
+  for (size_t i = 0; i < 48; ++i) {
+    Json own = body;
+    own["seed"] = i % 4;
+    clients.emplace_back([&, own, i] {
+      const Answer answer = server_->post("/chat/completions", own);
+      EXPECT_TRUE(answer.is_done());
+      std::string content;
+      size_t tokens = 0;
+      for (const Json& event : answer.events()) {
+        content += event["choices"][0]["delta"].value("content", "");
+        tokens += event["choices"][0]["token_ids"].size();
+      }
+      EXPECT_EQ(content, expected[i % 4]);
+      EXPECT_EQ(tokens, 60u);
+    });
+  }
+  for (auto& client : clients) client.join();
+}
+
 TEST_F(RobustnessTest, DrainsOnSigterm) {
   const auto server = start({"--no-auth"});
   Json body = chat_body(300);

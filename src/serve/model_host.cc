@@ -1,5 +1,8 @@
 #include "serve/model_host.h"
 
+#include <chrono>
+#include <iterator>
+
 #include "core/error.h"
 #include "model/model.h"
 
@@ -8,6 +11,10 @@ namespace {
 
 constexpr double kStalledSeconds = 60;  // longer than any step of a sane model
 constexpr int64_t kLoadsEverySteps = 16;
+// With many streams the sending of a step's tokens takes a processor that the next step wants. Where
+// steps are shorter than this, several go on as one; nobody sees a hundredth of a second.
+constexpr std::chrono::milliseconds kTogether{10};
+constexpr size_t kManyStreams = 16;
 
 }  // namespace
 
@@ -61,14 +68,13 @@ RequestId ModelHost::submit(Request request, int64_t ticket, MeterSlot* meter,
       }
       meter->add_output(static_cast<int64_t>(event.tokens.size()));
     }
-    pending_.push_back({.ticket = ticket,
-                        .tokens = {event.tokens.begin(), event.tokens.end()},
-                        .prompt_logprobs = {event.prompt_logprobs.begin(),
-                                            event.prompt_logprobs.end()},
-                        .finished = event.finished,
-                        .reason = event.reason,
-                        .error = event.error,
-                        .usage = event.usage});
+    add_event({.ticket = ticket,
+               .tokens = {event.tokens.begin(), event.tokens.end()},
+               .prompt_logprobs = {event.prompt_logprobs.begin(), event.prompt_logprobs.end()},
+               .finished = event.finished,
+               .reason = event.reason,
+               .error = event.error,
+               .usage = event.usage});
     return true;
   };
   {
@@ -118,9 +124,29 @@ std::string ModelHost::trouble() const {
   return {};
 }
 
+// Behind what is pending of the same request, as if one step had said both.
+void ModelHost::add_event(HostEvent event) {
+  has_urgent_ = has_urgent_ || event.finished;
+  const auto [at, is_new] = pending_by_ticket_.try_emplace(event.ticket, pending_.size());
+  if (is_new) return pending_.push_back(std::move(event));
+  HostEvent& earlier = pending_[at->second];
+  std::move(event.tokens.begin(), event.tokens.end(), std::back_inserter(earlier.tokens));
+  event.tokens = std::move(earlier.tokens);
+  if (event.prompt_logprobs.empty()) event.prompt_logprobs = std::move(earlier.prompt_logprobs);
+  earlier = std::move(event);
+}
+
 void ModelHost::run() {
-  const auto flush = [this] {
+  auto last_flush = std::chrono::steady_clock::now();
+  const auto may_wait = [&] {
+    return pending_.size() >= kManyStreams && !has_urgent_ &&
+           std::chrono::steady_clock::now() - last_flush < kTogether;
+  };
+  const auto flush = [&] {
     if (pending_.empty()) return;
+    last_flush = std::chrono::steady_clock::now();
+    has_urgent_ = false;
+    pending_by_ticket_.clear();
     {
       const std::lock_guard lock(mutex_);
       for (const HostEvent& event : pending_) {
@@ -132,7 +158,7 @@ void ModelHost::run() {
   try {
     for (int64_t num_steps = 0;; ++num_steps) {
       const bool more = engine_.step(*ctx_);
-      flush();
+      if (!more || !may_wait()) flush();
       if (num_steps % kLoadsEverySteps == 0 || !more) {
         const auto counts = engine_.expert_counts();
         const std::lock_guard lock(mutex_);

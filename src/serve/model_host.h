@@ -1,5 +1,6 @@
 // A model that is served: its engine on a thread of its own, its tokenizer, its names. What the
-// engine says in one step goes on as one batch, so that a step wakes the server once.
+// engine says in one step goes on as one batch, so that a step wakes the server once; short steps of
+// many sequences go on together.
 #pragma once
 
 #include <atomic>
@@ -10,6 +11,7 @@
 #include <mutex>
 #include <string>
 #include <thread>
+#include <unordered_map>
 #include <unordered_set>
 #include <vector>
 
@@ -83,8 +85,12 @@ class ModelHost {
   EventSink sink_;
   std::thread thread_;
 
+  void add_event(HostEvent event);
+
   // Of the engine's thread.
   std::vector<HostEvent> pending_;
+  std::unordered_map<int64_t, size_t> pending_by_ticket_;
+  bool has_urgent_ = false;  // an end, behind which others wait
 
   mutable std::mutex mutex_;
   std::condition_variable work_;
