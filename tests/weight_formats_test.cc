@@ -10,6 +10,7 @@
 #include "ckpt/panel_tensors.h"
 #include "ckpt/safetensors.h"
 #include "infer/generate.h"
+#include "infer/latent_cache.h"
 #include "model/linear.h"
 #include "tests/tiny_model.h"
 
@@ -130,6 +131,39 @@ TEST_F(WeightFormats, AreUsedWhereTheyLie) {
     const auto plain = open(plain_);
     EXPECT_LT(plain->weights().num_bytes(), 64 * 1024);
   }
+}
+
+// For long use bf16 weights are brought into panels: the same bits as from the mapped rows, also
+// decoding over the cache, and only what products read that way moves.
+TEST_F(WeightFormats, PanelsOfBf16ChangeNoBit) {
+  if (!has_bf16_panels(ctx_.isa())) GTEST_SKIP() << "no products for them here";
+  const auto plain = open(plain_);
+  const auto panels = load_for_inference(ctx_, files_, plain_, kPolicyBf16, 0,
+                                         {.load = {.skip_mtp = true}, .panels = true});
+  EXPECT_GT(panels->weights().num_bytes(), 10 * plain->weights().num_bytes());
+  for (int64_t i = 0; i < panels->weights().size(); ++i) {
+    const std::string& name = panels->weights().spec(i).name;
+    if (name.ends_with("kv_b_proj.weight") || name.starts_with("model.embed_tokens"))
+      EXPECT_TRUE(panels->weights().is_mapped(i)) << name;
+    if (name.ends_with("o_proj.weight") || name.starts_with("lm_head"))
+      EXPECT_FALSE(panels->weights().is_mapped(i)) << name;
+  }
+  EXPECT_EQ(panels->parameters().head.grain, ScaleGrain::kPanel);
+  EXPECT_EQ(logits(*plain), logits(*panels));
+  const auto decode = [&](const Model& model) {
+    const int64_t V = config_.vocab_size;
+    LatentCache cache(CacheLayout::of(config_, DType::kBF16), 8);
+    std::vector<float> all(static_cast<size_t>(8 * V), NAN);
+    for (int64_t t = 0; t < 8; ++t) {
+      SequenceInput input = cache.input(std::span(tokens_).subspan(static_cast<size_t>(t), 1));
+      input.num_logits = 1;
+      forward_cached(ctx_, model, cache.layout(), std::span(&input, 1),
+                     {TensorView(all.data() + t * V, DType::kF32, Shape{1, V}, "logits")});
+      cache.advance(1);
+    }
+    return all;
+  };
+  EXPECT_EQ(decode(*plain), decode(*panels));
 }
 
 // Kept codes compute what the values that they stand for compute: within a small multiple of what

@@ -19,7 +19,8 @@ struct Options {
 int run(const Options& options) {
   validate(options.sampling.options().sampling);
   Context ctx(static_cast<int>(options.threads));
-  const auto model = open_model(ctx, options.model, options.precision, /*skip_mtp=*/true);
+  const auto model = open_model(ctx, options.model, options.precision, /*skip_mtp=*/true,
+                                ModelUse::kLongInference);
   ChatSession session(ctx, *model, load_tokenizer(local_file_system(), options.model),
                       options.sampling.options(), options.system);
   chat_loop(session);

@@ -20,13 +20,17 @@ namespace {
 
 std::unique_ptr<Model> make_model(Context& ctx, const ModelBenchArguments& a) {
   const bool speculate = a.speculate == "on";
-  if (a.synthetic.empty()) return open_model(ctx, a.model, a.precision, /*skip_mtp=*/!speculate);
+  if (a.synthetic.empty())
+    return open_model(ctx, a.model, a.precision, /*skip_mtp=*/!speculate, ModelUse::kLongInference);
   const ModelConfig config =
       parse_config_json(local_file_system().read_all(a.synthetic), a.synthetic);
   auto model = std::make_unique<Model>(config, policy_by_name(a.precision));
   fill_synthetic(ctx, *model, static_cast<uint64_t>(a.seed));
   if (!a.save.empty()) save_hf_folder(local_file_system(), a.save, config, model->weights());
-  return model;
+  if (!has_bf16_panels(ctx.isa()) || model->policy().activations != DType::kBF16) return model;
+  ParameterSet weights = std::move(model->weights());
+  weights.to_panels(ctx);
+  return std::make_unique<Model>(config, policy_by_name(a.precision), std::move(weights));
 }
 
 // Wherever they lie: in memory of their own or in mapped files.
@@ -61,10 +65,11 @@ void print_serving(const ServingBenchResult& r, int64_t num_requests, bool json)
                            .dump(1));
     return;
   }
-  fmt::print("{} requests in {:.1f} s: {:.1f} output tokens/s, {:.1f} tokens/s in all, {} "
-             "preemptions\n",
-             num_requests, r.seconds, r.output_tokens_per_second, r.total_tokens_per_second,
-             r.num_preemptions);
+  fmt::print(
+      "{} requests in {:.1f} s: {:.1f} output tokens/s, {:.1f} tokens/s in all, {} "
+      "preemptions\n",
+      num_requests, r.seconds, r.output_tokens_per_second, r.total_tokens_per_second,
+      r.num_preemptions);
   fmt::print("{:<26}", "");
   for (const char* name : kNames) fmt::print("{:>10}", name);
   fmt::print("\n{:<26}", "time to first token, ms");
@@ -80,9 +85,9 @@ void ModelBenchArguments::declare(CommandLine& line) {
   line.add("--model", model, "measure the engine on this checkpoint folder instead");
   line.add("--synthetic", synthetic,
            "measure the engine on a model of this config.json with made-up weights");
-  line.add("--save", save, "also write the made-up model to this folder, so that others can run it");
-  line.add("--precision", precision, "format of weights and activations")
-      .one_of(policy_names());
+  line.add("--save", save,
+           "also write the made-up model to this folder, so that others can run it");
+  line.add("--precision", precision, "format of weights and activations").one_of(policy_names());
   line.add("--cache", cache, "format of the latent cache").one_of({"bf16", "fp32", "fp8"});
   line.add("--prompt-tokens", prompt_tokens, "length of prompts; 0: not measured").at_least(0);
   line.add("--gen-tokens", gen_tokens, "tokens decoded; 0: not measured").at_least(0);
@@ -110,18 +115,21 @@ int run_model_bench(const ModelBenchArguments& a, int64_t threads, bool json) {
   std::vector<std::vector<int32_t>> prompts;
   if (!a.tokens.empty())
     prompts = read_token_lists(a.tokens, model->config().vocab_size, /*equal_lengths=*/false);
-  const EngineBenchOptions options{
-      .prompt_tokens = a.prompt_tokens,
-      .gen_tokens = a.gen_tokens,
-      .depth = a.depth,
-      .parallel = a.parallel,
-      .repetitions = a.repetitions,
-      .seed = static_cast<uint64_t>(a.seed),
-      .max_draft = a.speculate != "on" ? 0 : a.draft > 0 ? a.draft : 2,
-      .adapt_draft = a.draft == 0,
-      .prompts = prompts,
-      .cache_dtype = a.cache == "fp8" ? DType::kE4M3 : a.cache == "fp32" ? DType::kF32 : DType::kBF16,
-      .stop = &StopSignal::flag()};
+  const EngineBenchOptions options{.prompt_tokens = a.prompt_tokens,
+                                   .gen_tokens = a.gen_tokens,
+                                   .depth = a.depth,
+                                   .parallel = a.parallel,
+                                   .repetitions = a.repetitions,
+                                   .seed = static_cast<uint64_t>(a.seed),
+                                   .max_draft = a.speculate != "on" ? 0
+                                                : a.draft > 0       ? a.draft
+                                                                    : 2,
+                                   .adapt_draft = a.draft == 0,
+                                   .prompts = prompts,
+                                   .cache_dtype = a.cache == "fp8"    ? DType::kE4M3
+                                                  : a.cache == "fp32" ? DType::kF32
+                                                                      : DType::kBF16,
+                                   .stop = &StopSignal::flag()};
   if (a.requests > 0) {
     print_serving(run_serving_bench(ctx, *model,
                                     {.num_requests = a.requests, .rate = a.rate, .shape = options}),
@@ -130,8 +138,7 @@ int run_model_bench(const ModelBenchArguments& a, int64_t threads, bool json) {
   }
   const auto results = run_engine_bench(ctx, *model, options);
   const double gib = static_cast<double>(weight_bytes(model->weights())) / (1 << 30);
-  const double params =
-      static_cast<double>(count_parameters(model->config()).main_model) * 1e-9;
+  const double params = static_cast<double>(count_parameters(model->config()).main_model) * 1e-9;
   if (json) {
     Json list = Json::array();
     for (const EngineBenchResult& r : results) {
@@ -163,8 +170,8 @@ int run_model_bench(const ModelBenchArguments& a, int64_t threads, bool json) {
       const auto [low, high] =
           std::minmax_element(r.tokens_per_second.begin(), r.tokens_per_second.end());
       fmt::print("| {:<24} | {:>5.2f} GiB | {:>6.2f} B | {:<10} | {:>7} | {:>16} | {:>18} |\n",
-                 fmt::format("{} {}", model_name(a), a.precision), gib, params,
-                 isa_name(ctx.isa()), ctx.threads().num_threads(), r.test,
+                 fmt::format("{} {}", model_name(a), a.precision), gib, params, isa_name(ctx.isa()),
+                 ctx.threads().num_threads(), r.test,
                  fmt::format("{:.2f} ({:.0f}-{:.0f})", r.median(), *low, *high));
     }
   }

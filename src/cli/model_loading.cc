@@ -12,9 +12,11 @@ std::unique_ptr<Model> open_model(Context& ctx, const std::string& folder,
   const LoadOptions options{.allow_missing_mtp = true, .skip_mtp = skip_mtp};
   const Policy& policy = policy_by_name(precision);
   GgufLoadReport report;
-  auto model = use == ModelUse::kGradients || is_gguf_file(files, folder)
-                   ? load_any_model(ctx, files, folder, policy, 0, options, &report)
-                   : load_for_inference(ctx, files, folder, policy, 0, {.load = options});
+  auto model =
+      use == ModelUse::kGradients || is_gguf_file(files, folder)
+          ? load_any_model(ctx, files, folder, policy, 0, options, &report)
+          : load_for_inference(ctx, files, folder, policy, 0,
+                               {.load = options, .panels = use == ModelUse::kLongInference});
   if (!report.text.empty()) {
     fmt::print(stderr, "{}\n", report.text);
     for (const std::string& note : report.notes) fmt::print(stderr, "{}: {}\n", folder, note);

@@ -16,8 +16,9 @@ namespace fathom::cli {
 // transformers writes) is opened without them, and standard error says so. skip_mtp leaves them out
 // silently: for what has no use for them.
 // For inference weights stay as they are stored, in the mapped files, wherever products read that
-// (ckpt/place_weights.h); gradients need them in the policy's formats.
-enum class ModelUse { kInference, kGradients };
+// (ckpt/place_weights.h); for long use bf16 weights lie in panels in memory (InferenceOptions);
+// gradients need them in the policy's formats.
+enum class ModelUse { kInference, kLongInference, kGradients };
 std::unique_ptr<Model> open_model(Context& ctx, const std::string& folder,
                                   const std::string& precision, bool skip_mtp = false,
                                   ModelUse use = ModelUse::kInference);

@@ -43,7 +43,8 @@ std::unique_ptr<serve::ModelHost> open_host(const Options& options, const std::s
                                             const serve::PriceCard& price) {
   const auto [name, folder] = name_and_folder(text);
   auto ctx = std::make_unique<Context>(static_cast<int>(options.threads));
-  auto model = open_model(*ctx, folder, options.precision, options.speculate == 0);
+  auto model = open_model(*ctx, folder, options.precision, options.speculate == 0,
+                          ModelUse::kLongInference);
   EngineConfig engine{.max_sequences = options.max_sequences, .max_draft = options.speculate};
   engine.cache_tokens = options.cache_tokens > 0
                             ? options.cache_tokens

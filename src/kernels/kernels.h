@@ -28,6 +28,7 @@ namespace fathom {
 // nt: c[m,n] = a[m,k] b[n,k]^T   (forward, y = x W^T)
 // nn: c[m,n] = a[m,k] b[k,n]     (input gradient, dx = dy W)
 // tn: c[m,n] = a[k,m]^T b[k,n]   (weight gradient, dW = dy^T x)
+// With a leading dimension on all three, as many products side by side (the heads of a token).
 enum class GemmLayout { kNt, kNn, kTn };
 
 struct GemmParams {

@@ -13,23 +13,28 @@ void check_gemm_dtypes(const TensorView& a, const TensorView& b, const TensorVie
 }  // namespace
 
 void gemm(Context& ctx, const GemmParams& p) {
-  FATHOM_CHECK_EQ(p.c.shape.num_dims, 2, "gemm c {}", p.c.name);
-  FATHOM_CHECK_EQ(p.a.shape.num_dims, 2, "gemm a {}", p.a.name);
-  const int64_t m = p.c.dim(0), n = p.c.dim(1);
-  const int64_t k = p.layout == GemmLayout::kTn ? p.a.dim(0) : p.a.dim(1);
-  check_tensor("gemm c", p.c, {m, n});
+  const int dims = p.c.shape.num_dims;
+  FATHOM_CHECK(dims == 2 || dims == 3, "gemm c {}", to_string(p.c));
+  FATHOM_CHECK_EQ(p.a.shape.num_dims, dims, "gemm a {}", p.a.name);
+  const int64_t count = dims == 3 ? p.c.dim(0) : 1;
+  const auto check_matrix = [&](const char* what, const TensorView& v, int64_t rows, int64_t cols) {
+    dims == 3 ? check_tensor(what, v, {count, rows, cols}) : check_tensor(what, v, {rows, cols});
+  };
+  const int64_t m = p.c.dim(dims - 2), n = p.c.dim(dims - 1);
+  const int64_t k = p.a.dim(p.layout == GemmLayout::kTn ? dims - 2 : dims - 1);
+  check_matrix("gemm c", p.c, m, n);
   if (p.layout == GemmLayout::kTn) {
-    check_tensor("gemm_tn a", p.a, {k, m});
+    check_matrix("gemm_tn a", p.a, k, m);
   } else {
-    check_tensor("gemm a", p.a, {m, k});
+    check_matrix("gemm a", p.a, m, k);
   }
   if (p.layout == GemmLayout::kNt) {
-    check_tensor("gemm_nt b", p.b, {n, k});
+    check_matrix("gemm_nt b", p.b, n, k);
   } else {
-    check_tensor("gemm b", p.b, {k, n});
+    check_matrix("gemm b", p.b, k, n);
   }
   check_gemm_dtypes(p.a, p.b, p.c);
-  run_kernel(ctx, p);
+  if (count > 0) run_kernel(ctx, p);
 }
 
 void grouped_gemm(Context& ctx, const GroupedGemmParams& p) {

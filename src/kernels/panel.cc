@@ -10,8 +10,8 @@
 namespace fathom {
 namespace {
 
-// Bytes of a row's codes.
-int64_t code_row_bytes(DType codes, int64_t cols) {
+// Elements of a row of codes, each a byte but for bf16.
+int64_t code_row_elements(DType codes, int64_t cols) {
   return codes == DType::kI4x2 ? cols / 2 : cols;
 }
 
@@ -22,7 +22,7 @@ struct CodePlace {
 };
 CodePlace place_of(DType codes, int64_t row, int64_t col, int64_t cols) {
   const int64_t columns_per_word = codes == DType::kI4x2 ? 8 : 4;
-  const int64_t panel = row / kPanelRows * kPanelRows * code_row_bytes(codes, cols);
+  const int64_t panel = row / kPanelRows * kPanelRows * code_row_elements(codes, cols);
   const int64_t word = (col / columns_per_word * kPanelRows + row % kPanelRows) * kPanelWordBytes;
   const int64_t in_word = col % columns_per_word, half = in_word % 2, nth = in_word / 2;
   if (codes == DType::kI8) return {panel + word + half * 2 + nth, 0};
@@ -167,8 +167,9 @@ void check_plain(const char* what, const TensorView& v, int64_t rows, int64_t co
 }  // namespace
 
 Shape panel_code_shape(DType codes, int64_t rows, int64_t cols) {
-  FATHOM_CHECK(codes == DType::kI8 || codes == DType::kI4x2, "panels of {}", dtype_name(codes));
-  return Shape{rows, code_row_bytes(codes, cols)};
+  FATHOM_CHECK(codes == DType::kI8 || codes == DType::kI4x2 || codes == DType::kBF16,
+               "panels of {}", dtype_name(codes));
+  return Shape{rows, code_row_elements(codes, cols)};
 }
 
 Shape panel_scale_shape(DType codes, int64_t rows, int64_t cols) {
@@ -176,15 +177,20 @@ Shape panel_scale_shape(DType codes, int64_t rows, int64_t cols) {
 }
 
 int64_t panel_bytes(DType codes, int64_t rows, int64_t cols) {
-  return panel_code_shape(codes, rows, cols).num_elements() +
+  const int64_t code_bytes =
+      panel_code_shape(codes, rows, cols).num_elements() * dtype_bytes(codes);
+  if (!panel_has_scales(codes)) return code_bytes;
+  return code_bytes +
          panel_scale_shape(codes, rows, cols).num_elements() * dtype_bytes(DType::kBF16);
 }
 
 void check_panels(const char* what, const ScaledView& v, std::initializer_list<int64_t> expected) {
   const int64_t rows = expected.begin()[expected.size() - 2], cols = expected.end()[-1];
-  if (v.codes.dtype != DType::kI8 && v.codes.dtype != DType::kI4x2)
-    internal::operand_failed(what, v.codes, "i8 or i4x2, being in panels");
-  check_dtype(what, v.scales, DType::kBF16);
+  const DType format = v.codes.dtype;
+  if (format != DType::kI8 && format != DType::kI4x2 && format != DType::kBF16)
+    internal::operand_failed(what, v.codes, "bf16, i8 or i4x2, being in panels");
+  const bool has_scales = panel_has_scales(format);
+  if (has_scales) check_dtype(what, v.scales, DType::kBF16);
   FATHOM_CHECK(panels_fit(rows, cols), "{} '{}' [{}, {}] in panels: 16 rows, 32 columns", what,
                v.codes.name, rows, cols);
   const Shape codes = panel_code_shape(v.codes.dtype, rows, cols),
@@ -192,20 +198,47 @@ void check_panels(const char* what, const ScaledView& v, std::initializer_list<i
   if (expected.size() == 3) {
     const int64_t E = expected.begin()[0];
     check_tensor(what, v.codes, {E, codes[0], codes[1]});
+    if (E > 0) check_contiguous(what, v.codes.at(0));
+    if (!has_scales) return;
     check_tensor(what, v.scales, {E, scales[0], scales[1]});
-    if (E > 0) {
-      check_contiguous(what, v.codes.at(0));
-      check_contiguous(what, v.scales.at(0));
-    }
+    if (E > 0) check_contiguous(what, v.scales.at(0));
     return;
   }
   check_tensor(what, v.codes, {codes[0], codes[1]});
-  check_tensor(what, v.scales, {scales[0], scales[1]});
   check_contiguous(what, v.codes);
+  if (!has_scales) return;
+  check_tensor(what, v.scales, {scales[0], scales[1]});
   check_contiguous(what, v.scales);
 }
 
+void to_bf16_panels(Context& ctx, const TensorView& w) {
+  const int64_t rows = w.dim(0), cols = w.dim(1);
+  check_tensor("to_bf16_panels", w, {rows, cols});
+  check_contiguous("to_bf16_panels", w);
+  FATHOM_CHECK(w.dtype == DType::kBF16 && panels_fit(rows, cols), "{} in panels of bf16",
+               to_string(w));
+  // A panel is the same range of bytes as its rows.
+  const int64_t words = cols / 2, panel_words = kPanelRows * words;
+  auto* all = static_cast<uint32_t*>(w.data);
+  ctx.threads().parallel_for(rows / kPanelRows, [&](int64_t panel, int thread_idx) {
+    Scratch& scratch = ctx.thread_scratch(thread_idx);
+    Scratch::Mark mark(scratch);
+    auto* plain = reinterpret_cast<uint32_t*>(
+        scratch.allocate<uint8_t>(panel_words * kPanelWordBytes, "panel_rows"));
+    uint32_t* out = all + panel * panel_words;
+    std::copy_n(out, panel_words, plain);
+    for (int64_t word = 0; word < words; ++word) {
+      for (int64_t row = 0; row < kPanelRows; ++row) *out++ = plain[row * words + word];
+    }
+  });
+}
+
 float panel_code(const ScaledView& v, int64_t row, int64_t col) {
+  if (v.codes.dtype == DType::kBF16) {
+    const int64_t panel = row / kPanelRows * kPanelRows * columns_of(v);
+    const int64_t word = col / 2 * kPanelRows + row % kPanelRows;
+    return static_cast<float>(static_cast<const bf16*>(v.codes.data)[panel + word * 2 + col % 2]);
+  }
   const CodePlace place = place_of(v.codes.dtype, row, col, columns_of(v));
   const uint8_t byte = static_cast<const uint8_t*>(v.codes.data)[place.byte];
   if (v.codes.dtype == DType::kI8) return static_cast<float>(static_cast<int8_t>(byte));
@@ -213,6 +246,7 @@ float panel_code(const ScaledView& v, int64_t row, int64_t col) {
 }
 
 float panel_scale(const ScaledView& v, int64_t row, int64_t col) {
+  if (!panel_has_scales(v.codes.dtype)) return 1.0f;
   return static_cast<float>(*scale_at(v, row, col / panel_group(v.codes.dtype)));
 }
 
@@ -221,6 +255,7 @@ void quantize_panels(Context& ctx, const QuantizePanelsParams& p) {
   const int64_t rows = p.x.dim(0), cols = p.x.dim(1);
   check_plain("quantize_panels x", p.x, rows, cols);
   check_panels("quantize_panels y", p.y, {rows, cols});
+  FATHOM_CHECK(panel_has_scales(p.y.codes.dtype), "quantize_panels y {}", p.y.codes.name);
   if (!p.importance.empty()) {
     check_tensor("quantize_panels importance", p.importance, {cols});
     check_dtype("quantize_panels importance", p.importance, DType::kF32);

@@ -1,4 +1,4 @@
-// Weights of inference in 8 and 4 bits, in panels of 16 rows: the grain kPanel of a ScaledView.
+// Weights of inference in 16, 8 and 4 bits, in panels of 16 rows: the grain kPanel of a ScaledView.
 //
 // A matrix [rows, cols] (rows a multiple of 16, cols of 32) lies panel by panel, and a panel by
 // words of four bytes: one word of each of its 16 rows, then the next word of each. So a 64-byte
@@ -15,6 +15,10 @@
 //   i4x2   a word is 8 columns; column 2 n + h of them is bits 4 n .. 4 n + 3 of 16-bit half h, so
 //          that four shifts of a line give four lines of pairs.
 //          value = kI4Codebook[code] * scale, a scale for 32 columns of a row. 4.5 bits a weight.
+//   bf16   a word is 2 columns, the values themselves: no scales, and products of the same bits as
+//          with plain rows. Not a format of files: weights are brought into it when they are loaded
+//          to be used for long, and a product of few rows then reads them at the speed of memory
+//          (plain rows are 16 places at once, each transposed in registers).
 //   scales bf16, by panel: [rows / 16, groups, 16]; the last group may be short.
 //
 // The codebook is the one of least squared error for groups of 32, scaled by their largest element,
@@ -43,6 +47,7 @@ inline constexpr int8_t kI4Codebook[16] = {-127, -99, -78, -61, -46, -33, -21, -
 inline bool panels_fit(int64_t rows, int64_t cols) {
   return rows % kPanelRows == 0 && cols % kPanelColumns == 0;
 }
+inline bool panel_has_scales(DType codes) { return codes != DType::kBF16; }
 // Columns that share a scale.
 inline int64_t panel_group(DType codes) { return codes == DType::kI4x2 ? 32 : 128; }
 // The shape that the codes of [rows, cols] have as a view, a byte an element, and that of their
@@ -55,6 +60,11 @@ int64_t panel_bytes(DType codes, int64_t rows, int64_t cols);
 // A ScaledView in panels with `expected` = {rows, cols} or {E, rows, cols}: shapes, dtypes, and
 // rows without gaps. A failure is a bug of the caller.
 void check_panels(const char* what, const ScaledView& v, std::initializer_list<int64_t> expected);
+
+// [rows, cols] of bf16, contiguous rows, brought into panels where it lies.
+void to_bf16_panels(Context& ctx, const TensorView& w);
+// Whether products on this instruction set have a kernel for them.
+inline bool has_bf16_panels(IsaLevel isa) { return isa >= IsaLevel::kAvx512Bf16; }
 
 // Element access: the number that a code stands for, and its scale. For reference code and tests.
 float panel_code(const ScaledView& v, int64_t row, int64_t col);

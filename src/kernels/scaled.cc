@@ -63,7 +63,8 @@ void check_panel_product(const ScaledView& a, const ScaledView& b, GemmLayout la
   FATHOM_CHECK(layout == GemmLayout::kNt, "panels '{}' in another product than nt", b.codes.name);
   FATHOM_CHECK(accumulator.model == Accumulator::Model::kFp32,
                "panels '{}' with an emulated accumulator", b.codes.name);
-  if (a.grain != ScaleGrain::kNone && !(integers && a.grain == ScaleGrain::kRow))
+  const bool takes_integers = panel_has_scales(b.codes.dtype);
+  if (a.grain != ScaleGrain::kNone && !(integers && takes_integers && a.grain == ScaleGrain::kRow))
     internal::operand_failed("scaled_gemm a", a.codes, "plain values or i8 by row");
 }
 

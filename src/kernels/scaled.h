@@ -32,7 +32,7 @@ enum class ScaleGrain : uint8_t {
 // A matrix [rows, cols] of codes with its scales; stacked matrices [E, rows, cols] (experts) have
 // scales [E, ...]. Tiles at the edge are partial.
 struct ScaledView {
-  TensorView codes;   // e4m3, e5m2, e5m6 or i8; bf16 or f32 with kNone; i8 or i4x2 with kPanel
+  TensorView codes;   // e4m3, e5m2, e5m6 or i8; bf16 or f32 with kNone; bf16, i8 or i4x2 with kPanel
   TensorView scales;  // f32; empty with kNone; bf16 with kPanel
   ScaleGrain grain = ScaleGrain::kNone;
 };

@@ -98,24 +98,27 @@ void Attention::attend_in_latents(Context& ctx, std::span<const CachedSequence> 
   TensorView q_latent_TX =
       scratch.allocate(policy_.activations, Shape{T, H * C}, "attn.q_latent_TX");
   TensorView ctx_TX = scratch.allocate(policy_.activations, Shape{T, H * C}, "attn.ctx_TX");
-  for (int64_t h = 0; h < H; ++h) {
-    gemm(ctx, {.layout = GemmLayout::kNn,
-               .a = q_TY.columns(h * (N + R), N),
-               .b = w_.kv_b_ZC.w.rows(h * (N + P), N),
-               .c = q_latent_TX.columns(h * C, C)});
-  }
+  const TensorView kv_b_HZC = w_.kv_b_ZC.w.reshaped(Shape{H, N + P, C});
+  const auto up_projections = [&](int64_t begin, int64_t count) {
+    TensorView w = kv_b_HZC;
+    w.data = kv_b_HZC.at(0).rows(begin, count).data;
+    w.shape.dim[1] = count;
+    return w;
+  };
+  gemm(ctx, {.layout = GemmLayout::kNn,
+             .a = heads_first(q_TY, H).columns(0, N),
+             .b = up_projections(0, N),
+             .c = heads_first(q_latent_TX, H)});
   mla_decode(ctx, {.q_BHC = split_heads(q_latent_TX, H),
                    .qpe_BHR = split_heads(q_TY, H).columns(N, R),
                    .cache = cache_of_query,
                    .num_keys = num_keys,
                    .ctx_BHC = split_heads(ctx_TX, H),
                    .scale = config_.softmax_scale()});
-  for (int64_t h = 0; h < H; ++h) {
-    gemm(ctx, {.layout = GemmLayout::kNt,
-               .a = ctx_TX.columns(h * C, C),
-               .b = w_.kv_b_ZC.w.rows(h * (N + P) + N, P),
-               .c = o_TP.columns(h * P, P)});
-  }
+  gemm(ctx, {.layout = GemmLayout::kNt,
+             .a = heads_first(ctx_TX, H),
+             .b = up_projections(N, P),
+             .c = heads_first(o_TP, H)});
 }
 
 // Keys and values come from the cache, also those of the new tokens: so a chunk's result is that of

@@ -53,7 +53,8 @@ void LinearMath::forward_kept(Context& ctx, const LinearView& w, const TensorVie
                               const ExpertRows& experts) const {
   Scratch::Mark mark(ctx.scratch());
   ScaledView input = plain_rows(x);
-  if (w.grain == ScaleGrain::kPanel && policy_.panel_inputs == DType::kI8) {
+  if (w.grain == ScaleGrain::kPanel && panel_has_scales(w.w.dtype) &&
+      policy_.panel_inputs == DType::kI8) {
     input = allocate_codes(ctx.scratch(), DType::kI8, ScaleGrain::kRow, x.dim(0), x.dim(1),
                            "linear.x_codes");
     quantize(ctx, {.x = plain_rows(x), .y = input});

@@ -207,6 +207,11 @@ static Shape scales_shape(const ParameterSpec& spec, const ParameterPlace& place
              : scale_shape(place.grain, spec.shape[0], spec.shape[1]);
 }
 
+static bool has_scales(const ParameterPlace& place) {
+  return place.grain != ScaleGrain::kNone &&
+         (place.grain != ScaleGrain::kPanel || panel_has_scales(place.dtype));
+}
+
 ParameterSet::ParameterSet(const std::string& arena_name, const std::vector<ParameterSpec>& specs,
                            ParameterDtypes dtypes)
     : ParameterSet(arena_name, specs, nullptr, places_of(specs, dtypes)) {}
@@ -234,7 +239,7 @@ ParameterSet::ParameterSet(const std::string& arena_name, const std::vector<Para
         for (size_t i = 0; i < specs_->size(); ++i) {
           const ParameterSpec& spec = (*specs_)[i];
           const ParameterPlace& place = places_[i];
-          if (place.grain == ScaleGrain::kNone) continue;
+          if (!has_scales(place)) continue;
           const DType dtype = place.grain == ScaleGrain::kPanel ? DType::kBF16 : DType::kF32;
           const Shape shape = scales_shape(spec, place);
           scales_[i] =
@@ -343,8 +348,8 @@ LinearView ParameterSet::linear(const std::string& first_name, int64_t count,
   };
   LinearView view;
   view.w = view_of(views_);
-  if (scales_[first].empty()) return view;
   view.grain = places_[first].grain;
+  if (scales_[first].empty()) return view;
   view.scales = view_of(scales_);
   if (view.grain == ScaleGrain::kPanel) return view;  // whole panels join
   FATHOM_CHECK_LE(joined, 2, "parameters joined from {}", first_name);
@@ -355,6 +360,37 @@ LinearView ParameterSet::linear(const std::string& first_name, int64_t count,
     view.part_rows[1] = spec(static_cast<int64_t>(first) + 1).shape[0];
   }
   return view;
+}
+
+std::vector<bool> fit_for_panels(const std::vector<ParameterSpec>& specs,
+                                 const std::vector<ParameterPlace>& places) {
+  const auto fits_alone = [&](size_t i) {
+    const ParameterSpec& spec = specs[i];
+    const bool is_product = (spec.kind == ParameterKind::kMatrix && spec.fp8_in_published &&
+                             !spec.name.ends_with("kv_b_proj.weight")) ||
+                            spec.name == "lm_head.weight";
+    return is_product && panels_fit(spec.shape[0], spec.shape[1]) &&
+           places[i].dtype == DType::kBF16 && places[i].grain == ScaleGrain::kNone;
+  };
+  std::vector<bool> fits(specs.size());
+  for (size_t begin = 0; begin < specs.size();) {
+    size_t end = begin;
+    bool all = true;
+    do {
+      all = all && fits_alone(end++);
+    } while (end < specs.size() && specs[end].packed);
+    for (; begin < end; ++begin) fits[begin] = all;
+  }
+  return fits;
+}
+
+void ParameterSet::to_panels(Context& ctx) {
+  const std::vector<bool> fits = fit_for_panels(*specs_, places_);
+  for (size_t i = 0; i < views_.size(); ++i) {
+    if (!fits[i] || places_[i].data != nullptr) continue;
+    to_bf16_panels(ctx, views_[i]);
+    places_[i].grain = ScaleGrain::kPanel;
+  }
 }
 
 ScaledView ParameterSet::scaled(int64_t i) const {

@@ -109,6 +109,12 @@ struct LinearView {
   ScaledView part(int64_t part) const;
 };
 
+// Of each parameter, whether the products that read it would take it in panels of bf16
+// (kernels/panel.h): it is plain bf16, as are those that a product joins with it. Not kv_b_proj,
+// which is read by head and transposed, nor an embedding that is also the head.
+std::vector<bool> fit_for_panels(const std::vector<ParameterSpec>& specs,
+                                 const std::vector<ParameterPlace>& places);
+
 // Whether these tensors make one matrix of `groups` = 1, or a stack of so many: the tensors of a
 // group neighbours in memory and of one kind, the groups alike and evenly apart.
 bool tensors_join(std::span<const TensorView> views, int64_t groups);
@@ -137,6 +143,9 @@ class ParameterSet {
   // Lies in memory of somebody else.
   bool is_mapped(int64_t i) const { return places_[static_cast<size_t>(i)].data != nullptr; }
   int64_t num_bytes() const { return arena_.used_bytes(); }  // of the set's own memory
+  // Brings what fits (fit_for_panels) and lies in memory of the set's own into panels: products
+  // give the same bits, those of few rows faster. Views made before do not know.
+  void to_panels(Context& ctx);
 
  private:
   std::shared_ptr<const std::vector<ParameterSpec>> specs_;

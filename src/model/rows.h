@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <utility>
 
 #include "core/tensor.h"
 #include "kernels/scaled.h"
@@ -29,6 +30,14 @@ inline TensorView split_heads(const TensorView& x_TW, int64_t heads) {
   view.stride[0] = x_TW.stride[0];
   view.stride[1] = x_TW.dim(1) / heads;
   view.stride[2] = 1;
+  return view;
+}
+
+// The same with the heads first: [heads, T, W / heads].
+inline TensorView heads_first(const TensorView& x_TW, int64_t heads) {
+  TensorView view = split_heads(x_TW, heads);
+  std::swap(view.shape.dim[0], view.shape.dim[1]);
+  std::swap(view.stride[0], view.stride[1]);
   return view;
 }
 

@@ -40,12 +40,13 @@ void add_gemm(const BenchModel& model, std::vector<Case>& cases, const char* wei
                    }});
 }
 
-// Weights of 8 or 4 bits, [n, k], as a product of inference reads them: bf16 activations with
-// DeepSeek's FP8 blocks, codes of i8 with panels.
+// Weights [n, k] as a product of inference reads them: bf16 activations with DeepSeek's FP8 blocks
+// and with panels of bf16, codes of i8 with panels of 8 or 4 bits.
 void add_scaled(const BenchModel& model, std::vector<Case>& cases, const char* weight, DType codes,
                 int64_t m, int64_t n, int64_t k) {
-  const bool panels = codes == DType::kI8 || codes == DType::kI4x2;
+  const bool panels = codes != DType::kE4M3;
   if (panels && !panels_fit(n, k)) return;
+  if (codes == DType::kBF16 && !has_bf16_panels(choose_isa_level())) return;
   const int64_t weight_bytes =
       panels ? panel_bytes(codes, n, k)
              : n * k + scale_shape(ScaleGrain::kBlock, n, k).num_elements() * 4;
@@ -61,7 +62,10 @@ void add_scaled(const BenchModel& model, std::vector<Case>& cases, const char* w
          ScaledView a{operands.make(DType::kBF16, {m, k}), {}, ScaleGrain::kNone}, b;
          const TensorView x = operands.make(DType::kBF16, {n, k}),
                           c = operands.zeros(DType::kBF16, {m, n});
-         if (panels) {
+         if (codes == DType::kBF16) {
+           to_bf16_panels(ctx, x);
+           b = {x, {}, ScaleGrain::kPanel};
+         } else if (panels) {
            // Any bytes are codes; scales of 1.
            b = {x, operands.zeros(DType::kBF16, panel_scale_shape(codes, n, k)),
                 ScaleGrain::kPanel};
@@ -235,7 +239,7 @@ void add_product_cases(const BenchModel& m, std::vector<Case>& cases) {
   add_gemm(m, cases, "o", GemmLayout::kTn, bf, m.hidden, m.heads * m.value, T);
   add_gemm(m, cases, "o", GemmLayout::kNt, DType::kF32, T, m.hidden, m.heads * m.value);
   for (const int64_t rows : {1, 8}) forward("o", rows, m.hidden, m.heads * m.value);
-  for (const DType codes : {DType::kE4M3, DType::kI8, DType::kI4x2}) {
+  for (const DType codes : {DType::kE4M3, DType::kBF16, DType::kI8, DType::kI4x2}) {
     for (const int64_t rows : {int64_t{1}, int64_t{4}, int64_t{8}, int64_t{16}, T})
       add_scaled(m, cases, "o", codes, rows, m.hidden, m.heads * m.value);
   }

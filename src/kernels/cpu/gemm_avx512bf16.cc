@@ -193,6 +193,20 @@ void pack_by_lines(const void* src, int64_t ld, int64_t lanes, int64_t k, int64_
   }
 }
 
+// Panels of 16 lanes side by side.
+void pack_bf16_panels(const void* src, int64_t ld, int64_t lanes, int64_t k, int64_t width,
+                      void* panel) {
+  const int64_t k_groups = k / 2;
+  for (int64_t lane = 0; lane < width; lane += kLanes) {
+    const char* words = static_cast<const char*>(src) + lane * ld * 2;
+    char* out = static_cast<char*>(panel) + lane * 4;
+    for (int64_t group = 0; group < k_groups; ++group, out += width * 4) {
+      _mm512_storeu_si512(
+          out, lane < lanes ? _mm512_loadu_si512(words + group * kLine) : _mm512_setzero_si512());
+    }
+  }
+}
+
 // Whole panels of columns from a row-major operand: two rows of 32 lanes at a time.
 struct Bf16Rows {
   using Element = uint16_t;
@@ -265,7 +279,7 @@ const GemmKernels kGemmAvx512Bf16 = {
     .packed_bytes = 2,
     .pack_k_contiguous = {pack_k_contiguous<RoundedPairs>, pack_by_lines<Bf16Lines>,
                           pack_by_lines<Fp8Lines<kE4m3>>, pack_by_lines<Fp8Lines<kE5m2>>,
-                          pack_k_contiguous<E5m6Pairs>},
+                          pack_k_contiguous<E5m6Pairs>, pack_bf16_panels},
     .pack_lane_contiguous = {pack_lane_contiguous<RoundedPairs>, pack_by_rows<Bf16Rows>,
                              pack_by_rows<Fp8Rows<kE4m3>>, pack_by_rows<Fp8Rows<kE5m2>>,
                              pack_lane_contiguous<E5m6Pairs>},

@@ -11,10 +11,10 @@
 // block by k block, into its own second-level cache and multiplies it with all of the shared
 // operand. While tiles multiply they ask the second-level cache for what is packed next, so that
 // packing does not wait for memory. Up to kStreamRows rows (decoding) the weights are not packed at
-// all where the instruction set has a kernel that reads them as they lie; it sums in the same order,
-// so that a token's result does not depend on how many others are in the batch.
-// Rejected: always packing b first, which reads weights twice when there are few rows; dot products
-// along k for a single row, whose order of summation would be another one.
+// all where the instruction set has a kernel that reads them as they lie; it sums in the same
+// order, so that a token's result does not depend on how many others are in the batch. Rejected:
+// always packing b first, which reads weights twice when there are few rows; dot products along k
+// for a single row, whose order of summation would be another one.
 //
 // A list of products (experts) becomes batches of jobs that share one packing loop and one
 // multiplying loop, so that ragged experts balance across threads without a barrier between them.
@@ -32,6 +32,8 @@ constexpr int64_t kMaxBlockRows = 112, kMaxBlockCols = 128;
 // Shared lanes of one item when partial sums need an fp32 tile beside a bf16 output.
 constexpr int64_t kPartialLanes = 512;
 constexpr int64_t kItemsPerThread = 12;
+// Less than this is packed by the caller: handing it out costs more.
+constexpr int64_t kHandedOutPackBytes = 16 << 10;
 
 // One side of a product: its lanes are the rows of a or the columns of b.
 struct Side {
@@ -46,6 +48,8 @@ struct Side {
 
   int64_t num_panels() const { return div_up(lanes, width); }
   const void* at(int64_t lane, int64_t k) const {
+    if (source == kSourceBf16Panels)
+      return data + (lane * ld + k * kSourcePanelRows) * source_bytes(source);
     return data + (k_contiguous ? lane * ld + k : k * ld + lane) * source_bytes(source);
   }
 };
@@ -102,7 +106,7 @@ class Multiplier {
   Ask ask_for(const Side& s, int64_t panel_begin, int64_t panel_end, int64_t k_begin,
               int64_t k_count, int64_t num_tiles) const;
   void run_item(const Job& job, int64_t item, int thread_idx) const;
-  void run_stream(const Job& job, int64_t item, int thread_idx) const;
+  void run_stream(const Job& job, int64_t item, const void* next_rows, int thread_idx) const;
   void run_tile(const Job& job, int64_t own_panel, const std::byte* own, const float* own_scales,
                 int64_t shared_panel_idx, int64_t k_begin, int64_t k_count, float* partial,
                 int64_t partial_own, int64_t partial_shared, int64_t ld_partial, Ask* ask) const;
@@ -128,6 +132,7 @@ Side Multiplier::side(const Product& p, bool is_b) const {
 void (*Multiplier::stream_of(const Product& p) const)(const GemmStream& s) {
   if (kernels_.stream == nullptr || p.m > kStreamRows || kind_.layout != GemmLayout::kNt)
     return nullptr;
+  if (kind_.b_source == kSourceBf16Panels) return kernels_.stream->bf16_panels;
   if (!kind_.scaled) return kind_.b_source == kSourceBf16 ? kernels_.stream->bf16 : nullptr;
   return kind_.b_source == kSourceE4m3   ? kernels_.stream->e4m3
          : kind_.b_source == kSourceE5m2 ? kernels_.stream->e5m2
@@ -183,7 +188,7 @@ void Multiplier::run_batch(Job* jobs, int64_t num_jobs) {
   const int num_threads = ctx_.threads().num_threads();
   const int64_t item_work =
       num_threads == 1 ? total_work : div_up(total_work, num_threads * kItemsPerThread);
-  int64_t num_items = 0, num_packs = 0;
+  int64_t num_items = 0, num_packs = 0, pack_bytes = 0;
   for (int64_t j = 0; j < num_jobs; ++j) {
     Job& job = jobs[j];
     const int64_t k = job.product->k, own_panels = job.own.num_panels(),
@@ -210,8 +215,10 @@ void Multiplier::run_batch(Job* jobs, int64_t num_jobs) {
     job.first_pack = num_packs;
     num_items += job.num_blocks * job.num_parts;
     num_packs += shared_panels;
-    job.packed = reinterpret_cast<std::byte*>(ctx_.scratch().allocate<uint8_t>(
-        shared_panels * panel_bytes(job.shared, k), "gemm_shared_panels"));
+    const int64_t job_bytes = shared_panels * panel_bytes(job.shared, k);
+    pack_bytes += job_bytes;
+    job.packed = reinterpret_cast<std::byte*>(
+        ctx_.scratch().allocate<uint8_t>(job_bytes, "gemm_shared_panels"));
     if (kind_.scaled) {
       job.packed_scales = ctx_.scratch().allocate<float>(
           shared_panels * panel_scales(job.shared, k), "gemm_shared_scales");
@@ -222,14 +229,26 @@ void Multiplier::run_batch(Job* jobs, int64_t num_jobs) {
                               [&](int64_t i, const Job& job) { return i < job.*first; }) -
              1);
   };
-  ctx_.threads().parallel_for(num_packs, [&](int64_t i, int) {
+  const auto pack_one = [&](int64_t i, int) {
     const Job& job = job_of(&Job::first_pack, i);
     pack_shared(job, i - job.first_pack);
-  });
+  };
+  if (pack_bytes < kHandedOutPackBytes) {
+    for (int64_t i = 0; i < num_packs; ++i) pack_one(i, 0);
+  } else {
+    ctx_.threads().parallel_for(num_packs, pack_one);
+  }
+  // What a thread that streams b reads next, probably: the item that the others leave it.
+  const auto rows_of = [&](int64_t i) -> const void* {
+    if (i >= num_items) return nullptr;
+    const Job& job = job_of(&Job::first_item, i);
+    return job.own.at(job.block_begin(i - job.first_item) * job.own.width, 0);
+  };
   ctx_.threads().parallel_for(num_items, [&](int64_t i, int thread_idx) {
     const Job& job = job_of(&Job::first_item, i);
-    job.stream != nullptr ? run_stream(job, i - job.first_item, thread_idx)
-                          : run_item(job, i - job.first_item, thread_idx);
+    job.stream != nullptr
+        ? run_stream(job, i - job.first_item, rows_of(i + num_threads), thread_idx)
+        : run_item(job, i - job.first_item, thread_idx);
   });
 }
 
@@ -282,13 +301,15 @@ Ask Multiplier::ask_for(const Side& s, int64_t panel_begin, int64_t panel_end, i
   const int64_t lane = panel_begin * s.width;
   const int64_t lanes = std::min(panel_end * s.width, s.lanes) - lane;
   if (lanes <= 0 || k_count <= 0) return {};
-  const int64_t num_rows = s.k_contiguous ? lanes : k_count;
-  const int64_t row_bytes = (s.k_contiguous ? k_count : lanes) * source_bytes(s.source);
+  // A panel's k are one run of memory.
+  const int64_t together = s.source == kSourceBf16Panels ? kSourcePanelRows : 1;
+  const int64_t num_rows = s.k_contiguous ? div_up(lanes, together) : k_count;
+  const int64_t row_bytes = (s.k_contiguous ? k_count * together : lanes) * source_bytes(s.source);
   Ask ask;
   ask.row = static_cast<const char*>(s.at(lane, k_begin));
   const auto in_line = static_cast<int64_t>(reinterpret_cast<uintptr_t>(ask.row) % kLineBytes);
   ask.row -= in_line;
-  ask.ld_bytes = s.ld * source_bytes(s.source);
+  ask.ld_bytes = s.ld * together * source_bytes(s.source);
   ask.row_lines = div_up(in_line + row_bytes, kLineBytes);
   ask.lines_left = num_rows * ask.row_lines;
   const int64_t turns = num_tiles * div_up(k_count, kernels_.k_step * kAskGroups);
@@ -361,7 +382,8 @@ void Multiplier::run_item(const Job& job, int64_t item, int thread_idx) const {
 }
 
 // One block of b's panels, read where they lie, times all rows.
-void Multiplier::run_stream(const Job& job, int64_t item, int thread_idx) const {
+void Multiplier::run_stream(const Job& job, int64_t item, const void* next_rows,
+                            int thread_idx) const {
   Scratch& scratch = ctx_.thread_scratch(thread_idx);
   Scratch::Mark mark(scratch);
   const Product& p = *job.product;
@@ -380,6 +402,7 @@ void Multiplier::run_stream(const Job& job, int64_t item, int thread_idx) const 
     s.lanes = std::min(job.own.width, job.own.lanes - lane);
     s.k = p.k;
     s.lanes_after = std::min(end * job.own.width, job.own.lanes) - lane - s.lanes;
+    s.next_rows = next_rows;
     s.a_scales = job.packed_scales;
     s.b_scales = scales;
     s.c = static_cast<std::byte*>(p.c) + lane * (kind_.c_bf16 ? 2 : 4);

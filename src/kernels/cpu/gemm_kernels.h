@@ -27,8 +27,18 @@ inline constexpr int64_t kSliceK = 128;
 
 // Formats of an operand in memory; codes are decoded exactly while they are packed (every value of
 // the 8-bit and 12-bit formats is one of bf16, and a normal one).
-enum Source : uint8_t { kSourceF32, kSourceBf16, kSourceE4m3, kSourceE5m2, kSourceE5m6 };
-inline constexpr int kNumSources = 5;
+// Panels of bf16 (kernels/panel.h) are a k-contiguous b; its lanes are read 16 at a time from a
+// multiple of 16 on, and k from an even one on.
+enum Source : uint8_t {
+  kSourceF32,
+  kSourceBf16,
+  kSourceE4m3,
+  kSourceE5m2,
+  kSourceE5m6,
+  kSourceBf16Panels
+};
+inline constexpr int kNumSources = 6;
+inline constexpr int64_t kSourcePanelRows = 16;
 constexpr int64_t source_bytes(Source s) {
   return s == kSourceF32 ? 4 : s == kSourceE4m3 || s == kSourceE5m2 ? 1 : 2;
 }
@@ -73,7 +83,10 @@ struct GemmStream {
   int64_t rows = 0;         // 1..kStreamRows
   const void* b = nullptr;  // lane, k at b[lane * ldb + k]
   int64_t ldb = 0, lanes = 0, k = 0;
-  int64_t lanes_after = 0;  // that the thread reads next, behind these: to ask memory for
+  // What the thread reads next, to ask memory for: so many lanes behind these, and then some at
+  // next_rows that lie likewise (null: unknown).
+  int64_t lanes_after = 0;
+  const void* next_rows = nullptr;
   // Of codes: [slices][rows] and [slices][kStreamLanes].
   const float* a_scales = nullptr;
   const float* b_scales = nullptr;
@@ -83,6 +96,7 @@ struct GemmStream {
 };
 struct StreamKernels {
   void (*bf16)(const GemmStream& s);  // plain products
+  void (*bf16_panels)(const GemmStream& s);
   void (*e4m3)(const GemmStream& s);  // scaled ones
   void (*e5m2)(const GemmStream& s);
 };

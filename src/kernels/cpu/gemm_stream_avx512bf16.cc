@@ -53,8 +53,13 @@ inline __attribute__((always_inline)) void add_groups(const char* a, const __m51
 // of four lines of four rows a step gave 85 % of the bandwidth on one thread, this 97 %).
 class Ahead {
  public:
-  Ahead(const char* rows, int64_t ld_bytes, int64_t row_bytes, int64_t lanes_left)
-      : rows_(rows), ld_bytes_(ld_bytes), row_bytes_(row_bytes), lanes_left_(lanes_left) {
+  Ahead(const char* rows, int64_t ld_bytes, int64_t row_bytes, int64_t lanes_left,
+        const char* next_rows)
+      : rows_(rows),
+        next_rows_(next_rows),
+        ld_bytes_(ld_bytes),
+        row_bytes_(row_bytes),
+        lanes_left_(lanes_left) {
     at_ = kAheadBytes;
     wrap();
   }
@@ -75,10 +80,15 @@ class Ahead {
       at_ -= row_bytes_;
       rows_ += kLanes * ld_bytes_;
       lanes_left_ -= kLanes;
+      if (lanes_left_ < kLanes && next_rows_ != nullptr) {
+        rows_ = next_rows_;
+        next_rows_ = nullptr;
+        lanes_left_ = kLanes;
+      }
     }
   }
 
-  const char* rows_;
+  const char *rows_, *next_rows_;
   int64_t ld_bytes_, row_bytes_, lanes_left_, at_ = 0;
 };
 
@@ -173,7 +183,8 @@ void stream_lanes(const GemmStream& s, int64_t first_lane) {
   const char *a = static_cast<const char*>(s.a), *b = first_row;
   const float* a_scales = s.a_scales;
   const float* b_scales = Lines::kScaled ? s.b_scales + first_lane : nullptr;
-  Ahead ahead(first_row, ld_bytes, row_bytes, lanes + s.lanes_after);
+  Ahead ahead(first_row, ld_bytes, row_bytes, lanes + s.lanes_after,
+              static_cast<const char*>(s.next_rows));
   int64_t lines_summed = 0, first_line = 0;
   if constexpr (Lines::kScaled && kRows <= kMaxPipelinedRows) {
     if (lanes >= kLanes) {
@@ -236,6 +247,101 @@ void stream(const GemmStream& s) {
   if (s.lanes > kLanes) stream_lanes<Lines, kRows>(s, kLanes);
 }
 
+// The same from panels (kernels/panel.h): each is one run of memory, so that the processor's own
+// prefetching follows it but for the ends of pages; what is asked for here is across those.
+constexpr int64_t kPanelAheadBytes = 4096;
+constexpr int kMaxPairRows = 12;  // two panels' sums of more are too many registers
+
+template <int kRows, int kPanels>
+void stream_panels(const GemmStream& s, int64_t first_panel) {
+  const int64_t groups = s.k / 2, panel_bytes = groups * kLine;
+  const bool from_c = s.add_c && !s.c_bf16;
+  alignas(64) __m512 total[kRows][kPanels];
+  const char* b[kPanels];
+  int64_t jump[kPanels];  // from a line near the end to what is read kPanelAheadBytes later
+  for (int p = 0; p < kPanels; ++p) {
+    const int64_t panel = first_panel + p;
+    b[p] = static_cast<const char*>(s.b) + panel * panel_bytes;
+    const bool more = (panel + kPanels) * kLanes < s.lanes + s.lanes_after;
+    const char* next = more ? b[p] + kPanels * panel_bytes
+                       : s.next_rows != nullptr
+                           ? static_cast<const char*>(s.next_rows) + p * panel_bytes
+                           : b[p];
+    jump[p] = next - (b[p] + panel_bytes) + kPanelAheadBytes;
+    for (int m = 0; m < kRows; ++m) {
+      total[m][p] =
+          from_c ? _mm512_loadu_ps(static_cast<const float*>(s.c) + m * s.ldc + panel * kLanes)
+                 : _mm512_setzero_ps();
+    }
+  }
+  const char* a = static_cast<const char*>(s.a);
+  constexpr int64_t kBlockGroups = kBlockK / 2;
+  for (int64_t begin = 0; begin < groups; begin += kBlockGroups) {
+    const int64_t end = begin + kBlockGroups < groups ? begin + kBlockGroups : groups;
+    __m512 sum[kRows][kPanels];
+#pragma GCC unroll 16
+    for (int m = 0; m < kRows; ++m) {
+#pragma GCC unroll 2
+      for (int p = 0; p < kPanels; ++p) sum[m][p] = _mm512_setzero_ps();
+    }
+    const auto add = [&](int64_t from, int64_t to, auto&& ahead) __attribute__((always_inline)) {
+#pragma GCC unroll 2
+      for (int64_t group = from; group < to; ++group) {
+        __m512i words[kPanels];
+#pragma GCC unroll 2
+        for (int p = 0; p < kPanels; ++p) {
+          words[p] = _mm512_loadu_si512(b[p]);
+          _mm_prefetch(b[p] + ahead(p), _MM_HINT_T0);
+          b[p] += kLine;
+        }
+#pragma GCC unroll 16
+        for (int m = 0; m < kRows; ++m) {
+#pragma GCC unroll 2
+          for (int p = 0; p < kPanels; ++p) add_pairs(sum[m][p], words[p], a + m * 4);
+        }
+        a += kRows * 4;
+      }
+    };
+    const int64_t last_ahead = groups - kPanelAheadBytes / kLine;
+    const int64_t middle = last_ahead < begin ? begin : last_ahead < end ? last_ahead : end;
+    add(begin, middle, [](int) { return kPanelAheadBytes; });
+    add(middle, end, [&](int p) { return jump[p]; });
+#pragma GCC unroll 16
+    for (int m = 0; m < kRows; ++m) {
+#pragma GCC unroll 2
+      for (int p = 0; p < kPanels; ++p)
+        total[m][p] = from_c || begin > 0 ? _mm512_add_ps(total[m][p], sum[m][p]) : sum[m][p];
+    }
+  }
+  GemmTile out;  // the sums are all there
+  out.c = s.c;
+  out.ldc = s.ldc;
+  out.cols = s.lanes;
+  out.c_bf16 = s.c_bf16;
+  out.add_c = s.add_c && s.c_bf16;
+  for (int m = 0; m < kRows; ++m) {
+    for (int p = 0; p < kPanels; ++p)
+      store_tile_row(out, m, static_cast<int>(first_panel) + p, total[m][p]);
+  }
+}
+
+template <int kRows>
+void stream_panels(const GemmStream& s) {
+  if constexpr (kRows <= kMaxPairRows) {
+    if (s.lanes > kLanes) return stream_panels<kRows, 2>(s, 0);
+  }
+  for (int64_t panel = 0; panel * kLanes < s.lanes; ++panel) stream_panels<kRows, 1>(s, panel);
+}
+
+template <int... kRows>
+void any_panel_stream(const GemmStream& s, std::integer_sequence<int, kRows...>) {
+  constexpr void (*kStreams[])(const GemmStream&) = {stream_panels<kRows + 1>...};
+  kStreams[s.rows - 1](s);
+}
+void any_panel_stream(const GemmStream& s) {
+  any_panel_stream(s, std::make_integer_sequence<int, kStreamRows>{});
+}
+
 template <typename Lines, int... kRows>
 void stream_rows(const GemmStream& s, std::integer_sequence<int, kRows...>) {
   constexpr void (*kStreams[])(const GemmStream&) = {stream<Lines, kRows + 1>...};
@@ -251,6 +357,7 @@ void any_stream(const GemmStream& s) {
 
 const StreamKernels kStreamAvx512Bf16 = {
     .bf16 = any_stream<Bf16Lines>,
+    .bf16_panels = any_panel_stream,
     .e4m3 = any_stream<Fp8Lines<kE4m3>>,
     .e5m2 = any_stream<Fp8Lines<kE5m2>>,
 };

@@ -6,6 +6,7 @@
 
 #include "kernels/cpu/gemm_blocked.h"
 #include "kernels/cpu/test_operand.h"
+#include "kernels/panel.h"
 
 namespace fathom {
 namespace {
@@ -302,6 +303,120 @@ TEST_P(GroupedGemm, EveryEntryEqualsOneProductPerExpert) {
         }
       }
     }
+  }
+}
+
+// Columns of one tensor as matrices side by side: [x, count * y] as [count, x, y].
+TensorView side_by_side(const Operand& t, int64_t count) {
+  TensorView v = t.view();
+  const int64_t columns = v.dim(1) / count;
+  v.shape = Shape{count, v.dim(0), columns};
+  v.stride = {columns, t.view().stride[0], 1};
+  return v;
+}
+
+// The heads of a few tokens: a leading dimension, rows far apart. The reference too.
+TEST_P(Gemm, ProductsSideBySideEqualOneAfterTheOther) {
+  const GemmLayout layout = GetParam();
+  constexpr int64_t kCount = 3;
+  Context one(1), two(2);
+  for (const Types& types : kTypes) {
+    for (const Sizes& s : {Sizes{1, 70, 33}, Sizes{17, 5, 600}, Sizes{1, 1, 1}, Sizes{40, 33, 2}}) {
+      const bool a_by_k = layout == GemmLayout::kTn, b_by_n = layout == GemmLayout::kNt;
+      Operand a(types.in, {a_by_k ? s.k : s.m, kCount * (a_by_k ? s.m : s.k)}, "a");
+      Operand b(types.in, {kCount * (b_by_n ? s.n : s.k), b_by_n ? s.k : s.n}, "b");
+      a.normal(6);
+      b.normal(7);
+      for (const bool accumulate : {false, true}) {
+        const auto params = [&](const Operand& c) {
+          return GemmParams{layout, side_by_side(a, kCount), by_expert(b, kCount),
+                            side_by_side(c, kCount), accumulate};
+        };
+        const Sizes c_sizes{s.m, kCount * s.n, 0};
+        Operand none = output(types.out, c_sizes, accumulate);
+        for (const auto& entry : kernel_entries<GemmParams>()) {
+          if (entry.isa > supported_isa_levels().back() || !entry.supports(params(none))) continue;
+          Operand want = output(types.out, c_sizes, accumulate);
+          const GemmParams p = params(want);
+          for (int64_t i = 0; i < kCount; ++i)
+            entry.run(one, {layout, p.a.at(i), p.b.at(i), p.c.at(i), accumulate});
+          for (Context* ctx : {&one, &two}) {
+            Operand c = output(types.out, c_sizes, accumulate);
+            poison_scratch(*ctx);
+            entry.run(*ctx, params(c));
+            ASSERT_EQ(c.bytes(), want.bytes()) << entry.name << " m " << s.m;
+            ASSERT_TRUE(c.untouched_beside());
+          }
+        }
+      }
+    }
+  }
+}
+
+// Panels of bf16 are another place for the same numbers: no bit changes, dense or by expert, and
+// the reference agrees as far as its order of summation allows.
+TEST(Bf16Panels, ProductsAreThoseOfPlainRows) {
+  if (!has_bf16_panels(supported_isa_levels().back())) GTEST_SKIP() << "no AVX-512 BF16";
+  Context one(1), two(2);
+  const auto random_weights = [](int64_t rows, int64_t cols) {
+    TestTensor w(DType::kBF16, {rows, cols}, "w");
+    return std::move(w.normal(9));
+  };
+  for (const DType out : {DType::kBF16, DType::kF32}) {
+    for (const Sizes& s : {Sizes{1, 16, 32}, Sizes{1, 48, 544}, Sizes{2, 32, 512}, Sizes{3, 80, 96},
+                           Sizes{12, 64, 1056}, Sizes{13, 64, 1056}, Sizes{16, 48, 2080},
+                           Sizes{17, 48, 2080}, Sizes{150, 176, 544}, Sizes{0, 16, 32}}) {
+      const TestTensor plain = random_weights(s.n, s.k);
+      const TestTensor panels = random_weights(s.n, s.k);
+      to_bf16_panels(two, panels);
+      ASSERT_NE(plain.bytes(), panels.bytes());
+      Operand a(DType::kBF16, {s.m, s.k}, "a");
+      a.normal(8);
+      for (const bool accumulate : {false, true}) {
+        Operand want = output(out, s, accumulate), reference = output(out, s, accumulate);
+        gemm(one, {.a = a.view(), .b = plain, .c = want.view(), .accumulate = accumulate});
+        const auto params = [&](const Operand& c) {
+          return ScaledGemmParams{.a = {a.view(), {}, ScaleGrain::kNone},
+                                  .b = {panels, {}, ScaleGrain::kPanel},
+                                  .c = c.view(),
+                                  .accumulate = accumulate};
+        };
+        kernel_entries<ScaledGemmParams>().back().run(one, params(reference));
+        for (int64_t i = 0; i < want.size(); ++i)
+          ASSERT_NEAR(reference[i], want[i], 0.01 * (1 + std::fabs(want[i]))) << s.m << "," << s.n;
+        for (Context* ctx : {&one, &two}) {
+          Operand c = output(out, s, accumulate);
+          poison_scratch(*ctx);
+          scaled_gemm(*ctx, params(c));
+          ASSERT_EQ(c.bytes(), want.bytes()) << s.m << "," << s.n << "," << s.k;
+        }
+      }
+    }
+  }
+  const int64_t n = 48, k = 160, num_experts = 4;
+  const TestTensor plain = random_weights(num_experts * n, k),
+                   panels = random_weights(num_experts * n, k);
+  to_bf16_panels(two, panels);
+  const auto stacked = [&](const TestTensor& w) {
+    return TensorView(w.view().data, DType::kBF16, Shape{num_experts, n, k}, "w_EXD");
+  };
+  for (const std::vector<int64_t>& offsets :
+       {std::vector<int64_t>{0, 1, 1, 2, 3}, {0, 40, 41, 41, 60}}) {
+    Operand a(DType::kBF16, {offsets.back(), k}, "a");
+    a.normal(8);
+    Operand want = output(DType::kBF16, {offsets.back(), n, k}, false);
+    grouped_gemm(one, {.a = a.view(),
+                       .b = stacked(plain),
+                       .c = want.view(),
+                       .offsets = offsets.data(),
+                       .num_experts = num_experts});
+    Operand c = output(DType::kBF16, {offsets.back(), n, k}, false);
+    scaled_grouped_gemm(two, {.a = {a.view(), {}, ScaleGrain::kNone},
+                              .b = {stacked(panels), {}, ScaleGrain::kPanel},
+                              .c = c.view(),
+                              .offsets = offsets.data(),
+                              .num_experts = num_experts});
+    ASSERT_EQ(c.bytes(), want.bytes());
   }
 }
 

@@ -1,7 +1,7 @@
 // Scaled products over the blocked multiplication of gemm_blocked.cc: codes are decoded while they
 // are packed, and the register tile promotes its sums every 128 with the scales that lie beside the
 // panels. So they run at the rate of bf16 products but for the promotion, and a decode-sized one
-// reads a byte for each weight.
+// reads a byte for each weight. Panels of bf16 have no scales and are products as plain ones are.
 #include "kernels/cpu/scaled_matmul.h"
 
 #include "core/integer.h"
@@ -38,7 +38,7 @@ struct Matrix {
 
 // `contracts_rows`: lanes are the columns.
 ScaleGrid grid_of(const ScaledView& v, const TensorView& scales, bool contracts_rows) {
-  if (v.grain == ScaleGrain::kNone) return {};
+  if (v.grain == ScaleGrain::kNone || v.grain == ScaleGrain::kPanel) return {};
   ScaleGrid grid{.data = static_cast<const float*>(scales.data)};
   if (v.grain == ScaleGrain::kTensor) return grid;
   if (v.grain == ScaleGrain::kBlock) grid.lanes_per_scale = kScaleTile;
@@ -64,7 +64,7 @@ Matrix rows_of(const ScaledView& v, int64_t begin, int64_t tile, bool contracts_
 
 Matrix expert_of(const ScaledView& v, int64_t e, bool contracts_rows) {
   const TensorView codes = v.codes.at(e);
-  const TensorView scales = v.grain == ScaleGrain::kNone ? TensorView{} : v.scales.at(e);
+  const TensorView scales = v.scales.empty() ? TensorView{} : v.scales.at(e);
   return {codes.data, codes.stride[0], grid_of(v, scales, contracts_rows)};
 }
 
@@ -86,6 +86,13 @@ Product product_of(const Matrix& a, const Matrix& b, const TensorView& c, int64_
 
 template <typename Params>
 ProductKind kind_of(const Params& p) {
+  if (p.b.grain == ScaleGrain::kPanel) {
+    return {.layout = p.layout,
+            .a_source = kSourceBf16,
+            .b_source = kSourceBf16Panels,
+            .c_bf16 = p.c.dtype == DType::kBF16,
+            .accumulate = p.accumulate};
+  }
   return {.layout = p.layout,
           .a_source = source_of(p.a.codes.dtype),
           .b_source = source_of(p.b.codes.dtype),
@@ -124,6 +131,8 @@ bool supports(const Params& p) {
 }
 template <typename Params>
 bool bf16_supports(const Params& p) {
+  if (p.b.grain == ScaleGrain::kPanel)
+    return p.b.codes.dtype == DType::kBF16 && p.a.codes.dtype == DType::kBF16;
   return supports(p) && p.a.codes.dtype != DType::kF32 && p.b.codes.dtype != DType::kF32;
 }
 

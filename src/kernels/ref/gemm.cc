@@ -44,7 +44,11 @@ void product(GemmLayout layout, const TensorView& a, const TensorView& b, const 
 
 }  // namespace
 
-void gemm(Context&, const GemmParams& p) { product(p.layout, p.a, p.b, p.c, p.accumulate); }
+void gemm(Context&, const GemmParams& p) {
+  if (p.c.shape.num_dims == 2) return product(p.layout, p.a, p.b, p.c, p.accumulate);
+  for (int64_t i = 0; i < p.c.dim(0); ++i)
+    product(p.layout, p.a.at(i), p.b.at(i), p.c.at(i), p.accumulate);
+}
 
 void grouped_gemm(Context&, const GroupedGemmParams& p) {
   for (int64_t e = 0; e < p.num_experts; ++e) {

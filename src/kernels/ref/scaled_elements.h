@@ -136,7 +136,7 @@ inline ScaledView expert_rows(const ScaledView& v, int64_t begin, int64_t count,
 inline ScaledView expert_matrix(const ScaledView& v, int64_t e) {
   ScaledView matrix = v;
   matrix.codes = v.codes.at(e);
-  if (v.grain != ScaleGrain::kNone) matrix.scales = v.scales.at(e);
+  if (!v.scales.empty()) matrix.scales = v.scales.at(e);
   return matrix;
 }
 
