@@ -143,10 +143,12 @@ TEST_F(WeightFormats, PanelsOfBf16ChangeNoBit) {
   EXPECT_GT(panels->weights().num_bytes(), 10 * plain->weights().num_bytes());
   for (int64_t i = 0; i < panels->weights().size(); ++i) {
     const std::string& name = panels->weights().spec(i).name;
-    if (name.ends_with("kv_b_proj.weight") || name.starts_with("model.embed_tokens"))
+    if (name.ends_with("kv_b_proj.weight") || name.starts_with("model.embed_tokens")) {
       EXPECT_TRUE(panels->weights().is_mapped(i)) << name;
-    if (name.ends_with("o_proj.weight") || name.starts_with("lm_head"))
+    }
+    if (name.ends_with("o_proj.weight") || name.starts_with("lm_head")) {
       EXPECT_FALSE(panels->weights().is_mapped(i)) << name;
+    }
   }
   EXPECT_EQ(panels->parameters().head.grain, ScaleGrain::kPanel);
   EXPECT_EQ(logits(*plain), logits(*panels));
