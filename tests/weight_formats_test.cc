@@ -166,6 +166,11 @@ TEST_F(WeightFormats, PanelsOfBf16ChangeNoBit) {
     return all;
   };
   EXPECT_EQ(decode(*plain), decode(*panels));
+  // What is stored in codes stays where it is mapped.
+  const std::string int8 = quantised(FolderFormat::kInt8);
+  const auto codes = load_for_inference(ctx_, files_, int8, kPolicyBf16, 0,
+                                        {.load = {.skip_mtp = true}, .panels = true});
+  EXPECT_EQ(logits(*codes), logits(*open(int8)));
 }
 
 // Kept codes compute what the values that they stand for compute: within a small multiple of what

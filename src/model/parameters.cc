@@ -377,7 +377,7 @@ std::vector<bool> fit_for_panels(const std::vector<ParameterSpec>& specs,
     size_t end = begin;
     bool all = true;
     do {
-      all = all && fits_alone(end++);
+      all = fits_alone(end++) && all;
     } while (end < specs.size() && specs[end].packed);
     for (; begin < end; ++begin) fits[begin] = all;
   }

@@ -175,9 +175,24 @@ inline void pack_16_lanes_by_lines(const char* rows, int64_t ld_bytes, int64_t n
   }
 }
 
+// The words of a single lane are its elements as they lie.
+void copy_lane(const char* row, int64_t k, char* panel) {
+  const int64_t bytes = (k + 1) / 2 * 4;
+  for (int64_t at = 0; at < bytes; at += kLine) {
+    const auto mask = [at](int64_t end) {
+      return end - at >= kLine ? ~__mmask64{0} : (__mmask64{1} << (end - at)) - 1;
+    };
+    const __m512i line = _mm512_maskz_loadu_epi8(mask(k * 2), row + at);
+    _mm512_mask_storeu_epi8(panel + at, mask(bytes), line);
+  }
+}
+
 template <typename Lines>
 void pack_by_lines(const void* src, int64_t ld, int64_t lanes, int64_t k, int64_t width,
                    void* panel) {
+  if constexpr (!Lines::kCodes) {
+    if (width == 1) return copy_lane(static_cast<const char*>(src), k, static_cast<char*>(panel));
+  }
   for (int64_t lane = 0; lane < width; lane += kLanes) {
     const int64_t ld_bytes = ld * Lines::kBytes, num_rows = lanes - lane;
     const char* rows = static_cast<const char*>(src) + lane * ld_bytes;
