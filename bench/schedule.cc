@@ -26,7 +26,11 @@ class Sleeper final : public ChunkRunner {
   void backward(const ChunkBatch&) override { sleep(OpKind::kBackward); }
   void backward_input(const ChunkBatch&) override { sleep(OpKind::kBackwardInput); }
   void backward_weight(const ChunkBatch&) override { sleep(OpKind::kBackwardWeight); }
-  void overlapped(const ChunkBatch&, const ChunkBatch&) override { sleep(OpKind::kOverlapped); }
+  void overlapped(const ChunkBatch&, const ChunkBatch&,
+                  const std::function<void()>& gradient_ready) override {
+    sleep(OpKind::kOverlapped);
+    gradient_ready();
+  }
 
  private:
   void sleep(OpKind kind) const {

@@ -61,6 +61,7 @@ class Communicator {
     return start_receive_bytes(from, tag, std::as_writable_bytes(values));
   }
   void wait(const Receive& receive) const;
+  bool has_come(const Receive& receive) const { return transport_->has_come(receive.handle); }
   template <typename T>
   void receive(int from, uint32_t tag, std::span<T> values) const {
     wait(start_receive(from, tag, values));

@@ -106,6 +106,15 @@ class InProcessTransport final : public Transport {
     return true;
   }
 
+  bool has_come(int64_t receive) override {
+    const Posted& posted = receives_.at(receive);
+    Inbox& inbox = *world_.inboxes[static_cast<size_t>(rank_)];
+    const std::lock_guard lock(inbox.mutex);
+    if (world_.any_failed) return true;  // wait() says so
+    const std::deque<Message>& queue = inbox.messages[{posted.from, posted.tag}];
+    return !queue.empty() && queue.front().visible <= Clock::now();
+  }
+
   std::optional<PeerStatus> status_of(int rank) override {
     const Inbox& inbox = *world_.inboxes[static_cast<size_t>(rank)];
     const Clock::time_point since{Clock::duration(inbox.since.load())};
@@ -150,9 +159,13 @@ class InProcessTransport final : public Transport {
     };
     Clock::time_point& free = link_free_[static_cast<int>(link)];
     free = std::max(free, Clock::now());
+    Clock::duration leaving{0};
     if (emulated.bytes_per_second > 0)
-      free += seconds(static_cast<double>(num_bytes) / emulated.bytes_per_second);
-    return free + seconds(emulated.latency_seconds);
+      leaving = seconds(static_cast<double>(num_bytes) / emulated.bytes_per_second);
+    free += leaving;
+    const Clock::time_point left =
+        num_bytes <= EmulatedLink::kPacketBytes ? Clock::now() + leaving : free;
+    return left + seconds(emulated.latency_seconds);
   }
 
   World& world_;

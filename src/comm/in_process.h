@@ -9,10 +9,13 @@
 namespace fathom {
 
 // A link that is slower than memory. A message is seen `latency` after its last byte left; the
-// bytes of one rank's messages over links of one class leave one after the other.
+// bytes of one rank's messages over links of one class leave one after the other. Messages of one
+// packet pass longer ones, as on a network that cuts those into packets: they still take their
+// share of the link.
 struct EmulatedLink {
   double latency_seconds = 0;
   double bytes_per_second = 0;  // 0: not limited
+  static constexpr size_t kPacketBytes = 4096;
 };
 
 struct InProcessOptions {

@@ -74,6 +74,9 @@ class Transport {
   virtual int64_t start_receive(int from, uint32_t tag, std::span<std::byte> bytes) = 0;
   // True when the message is there; false when `timeout` has passed. CommError when it never will.
   virtual bool wait(int64_t receive, std::chrono::duration<double> timeout) = 0;
+  // Whether wait() would return at once: for who has other work to do meanwhile. Of receives under
+  // one tag, only the first that has not been waited for may be asked about.
+  virtual bool has_come(int64_t receive) = 0;
   // nullopt: this backend cannot know.
   virtual std::optional<PeerStatus> status_of(int) { return std::nullopt; }
   // Ends the job on all ranks; the others see `reason`.

@@ -103,7 +103,8 @@ void Block::norm_ffn_input(Context& ctx, const Saved& s, const TensorView& z_TD)
 }
 
 void Block::attention_forward(Context& ctx, const RowLayout& rows, const TensorView& x_TD,
-                              const Saved& s, const Deferred& d) const {
+                              const Saved& s, const Deferred& d, Half routing) const {
+  const ZoneTimer zone(ctx.zones, "attention", 'F', layer_idx_);
   if (config_.has_latent_attention()) {
     attention_.forward(ctx, rows, x_TD, s.attention, s.h_TD);
   } else {
@@ -111,15 +112,22 @@ void Block::attention_forward(Context& ctx, const RowLayout& rows, const TensorV
   }
   ctx.observe("attention", layer_idx_, s.h_TD);
   norm_ffn_input(ctx, s, z(s, d));
-  if (is_moe_) moe_.route(ctx, z(s, d), s.moe);
+  if (is_moe_) moe_.route(ctx, z(s, d), s.moe, routing);
+}
+
+void Block::finish_routing(Context& ctx, const Saved& s) const {
+  const ZoneTimer zone(ctx.zones, "routing", 'F', layer_idx_, /*waits=*/true);
+  if (is_moe_) moe_.finish_routing(ctx, s.moe);
 }
 
 void Block::dispatch_forward(Context& ctx, const Saved& s, const Deferred& d, Half half) const {
+  const ZoneTimer zone(ctx.zones, "dispatch", 'F', layer_idx_, half == Half::kReceive);
   if (is_moe_) moe_.dispatch(ctx, z(s, d), s.moe, half);
 }
 
 void Block::experts_forward(Context& ctx, const Saved& s, const Deferred& d,
                             const TensorView& out_TD) const {
+  const ZoneTimer zone(ctx.zones, "MLP", 'F', layer_idx_);
   cast(ctx, s.h_TD, out_TD);
   if (is_moe_) {
     moe_.experts(ctx, z(s, d), s.moe, d.moe, out_TD);
@@ -130,12 +138,14 @@ void Block::experts_forward(Context& ctx, const Saved& s, const Deferred& d,
 
 void Block::combine_forward(Context& ctx, const Saved& s, const Deferred& d,
                             const TensorView& out_TD, Half half) const {
+  const ZoneTimer zone(ctx.zones, "combine", 'F', layer_idx_, half == Half::kReceive);
   if (is_moe_) moe_.combine(ctx, s.moe, d.moe, out_TD, half);
   if (receives(half)) ctx.observe("block", layer_idx_, out_TD);
 }
 
 void Block::combine_backward(Context& ctx, const Saved& s, const Deferred& d,
                              const TensorView& dout_TD, Half half) const {
+  const ZoneTimer zone(ctx.zones, "combine", 'B', layer_idx_, half == Half::kReceive);
   if (sends(half) && policy_.recompute) norm_ffn_input(ctx, s, d.z_TD);
   if (is_moe_) {
     moe_.combine_backward(ctx, s.moe, d.moe, dout_TD, half);
@@ -146,6 +156,7 @@ void Block::combine_backward(Context& ctx, const Saved& s, const Deferred& d,
 
 void Block::experts_backward_input(Context& ctx, const Saved& s, const Deferred& d,
                                    const TensorView& dz_TD) const {
+  const ZoneTimer zone(ctx.zones, "MLP", 'B', layer_idx_);
   if (is_moe_) {
     moe_.experts_backward_input(ctx, s.moe, d.moe);
   } else {
@@ -155,6 +166,7 @@ void Block::experts_backward_input(Context& ctx, const Saved& s, const Deferred&
 
 void Block::dispatch_backward(Context& ctx, const Saved& s, const Deferred& d,
                               const TensorView& dz_TD, Half half) const {
+  const ZoneTimer zone(ctx.zones, "dispatch", 'B', layer_idx_, half == Half::kReceive);
   if (is_moe_) moe_.dispatch_backward(ctx, s.moe, d.moe, dz_TD, half);
 }
 
@@ -162,6 +174,7 @@ void Block::attention_backward_input(Context& ctx, const RowLayout& rows, const 
                                      const Saved& s, const Deferred& d, const BalanceTerm& balance,
                                      const TensorView& dz_TD, const TensorView& dout_TD,
                                      const BlockParameters& g, const TensorView& dx_TD) const {
+  const ZoneTimer zone(ctx.zones, "attention", 'B', layer_idx_);
   check_has_gradients(config_);
   if (is_moe_) moe_.route_backward(ctx, z(s, d), s.moe, d.moe, balance, g.moe, dz_TD);
   // dh = dout + d(norm): the residual path goes around the FFN.
@@ -176,18 +189,24 @@ void Block::attention_backward_input(Context& ctx, const RowLayout& rows, const 
   attention_.backward_input(ctx, rows, x_TD, s.attention, d.attention, dx_TD, g.attention, dx_TD);
 }
 
-void Block::experts_backward_weight(Context& ctx, const Saved& s, const Deferred& d,
-                                    const BlockParameters& g) const {
-  if (is_moe_) {
-    moe_.experts_backward_weight(ctx, z(s, d), s.moe, d.moe, g.moe);
+int64_t Block::num_early_weight_pieces() const {
+  return is_moe_ ? moe_.num_routed_weight_pieces() : 0;
+}
+
+void Block::backward_weight_piece(Context& ctx, int64_t piece, const Saved& s, const Deferred& d,
+                                  const BlockParameters& g) const {
+  const int64_t early = num_early_weight_pieces();
+  const bool of_attention = piece == early + 1;
+  const ZoneTimer zone(ctx.zones, of_attention ? "attention" : "MLP", 'W', layer_idx_);
+  if (of_attention) {
+    attention_.backward_weight(ctx, s.attention, d.attention, g.attention);
+  } else if (piece < early) {
+    moe_.routed_backward_weight(ctx, piece, early, s.moe, d.moe, g.moe);
+  } else if (is_moe_) {
+    moe_.shared_backward_weight(ctx, z(s, d), s.moe, d.moe, g.moe);
   } else {
     dense_.backward_weight(ctx, z(s, d), s.dense, d.dense, d.dout_TD, g.dense);
   }
-}
-
-void Block::attention_backward_weight(Context& ctx, const Saved& s, const Deferred& d,
-                                      const BlockParameters& g) const {
-  attention_.backward_weight(ctx, s.attention, d.attention, g.attention);
 }
 
 void Block::forward(Context& ctx, const RowLayout& rows, const TensorView& x_TD, const Saved& s,
@@ -212,8 +231,13 @@ void Block::backward_input(Context& ctx, const RowLayout& rows, const TensorView
 
 void Block::backward_weight(Context& ctx, const Saved& s, const Deferred& d,
                             const BlockParameters& g) const {
-  experts_backward_weight(ctx, s, d, g);
-  attention_backward_weight(ctx, s, d, g);
+  const int64_t early = num_early_weight_pieces();
+  if (early > 0) {
+    const ZoneTimer zone(ctx.zones, "MLP", 'W', layer_idx_);
+    moe_.routed_backward_weight(ctx, 0, 1, s.moe, d.moe, g.moe);
+  }
+  for (int64_t piece = early; piece < num_weight_pieces(); ++piece)
+    backward_weight_piece(ctx, piece, s, d, g);
 }
 
 // What the router says to the layer's input without its attention: nearly what it will say, and

@@ -57,8 +57,12 @@ class Block {
   int64_t layer_idx() const { return layer_idx_; }
 
   // x and out: [T, D] in the residual dtype, distinct.
+  // routing kSend: what the tokens' experts are is known here, but not yet what comes from other
+  // ranks; finish_routing() waits for that.
   void attention_forward(Context& ctx, const RowLayout& rows, const TensorView& x_TD,
-                         const Saved& saved, const Deferred& deferred) const;
+                         const Saved& saved, const Deferred& deferred,
+                         Half routing = Half::kBoth) const;
+  void finish_routing(Context& ctx, const Saved& saved) const;
   void dispatch_forward(Context& ctx, const Saved& saved, const Deferred& deferred,
                         Half half = Half::kBoth) const;
   void experts_forward(Context& ctx, const Saved& saved, const Deferred& deferred,
@@ -79,10 +83,13 @@ class Block {
                                 const TensorView& dout_TD, const BlockParameters& gradients,
                                 const TensorView& dx_TD) const;
 
-  void experts_backward_weight(Context& ctx, const Saved& saved, const Deferred& deferred,
-                               const BlockParameters& gradients) const;
-  void attention_backward_weight(Context& ctx, const Saved& saved, const Deferred& deferred,
-                                 const BlockParameters& gradients) const;
+  // Weight gradients in pieces that can stand between other parts, always in this order: first
+  // early ones (of the routed experts), possible after experts_backward_input; the others after
+  // attention_backward_input.
+  int64_t num_early_weight_pieces() const;
+  int64_t num_weight_pieces() const { return num_early_weight_pieces() + 2; }
+  void backward_weight_piece(Context& ctx, int64_t piece, const Saved& saved,
+                             const Deferred& deferred, const BlockParameters& gradients) const;
 
   void forward(Context& ctx, const RowLayout& rows, const TensorView& x_TD, const Saved& saved,
                const Deferred& deferred, const TensorView& out_TD) const;
@@ -100,6 +107,13 @@ class Block {
                       int32_t* expert_choices_TA = nullptr) const;
 
   const Moe& moe() const { return moe_; }  // of an MoE layer
+  // Whether a receive half would not wait.
+  bool routing_has_come(const Saved& saved) const {
+    return !is_moe_ || moe_.routing_has_come(saved.moe);
+  }
+  bool rows_have_come(const Saved& saved, Way way) const {
+    return !is_moe_ || moe_.rows_have_come(saved.moe, way);
+  }
 
  private:
   void expect_experts(Context& ctx, const TensorView& x_TD) const;

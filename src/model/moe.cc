@@ -126,7 +126,7 @@ Moe::Deferred Moe::arrived(const Saved& saved, const Deferred& deferred) const {
 
 // The router is computed in the small dtype (fp32): V3's own BF16 logits make near-ties fall
 // elsewhere.
-void Moe::route(Context& ctx, const TensorView& z_TD, const Saved& s) const {
+void Moe::route(Context& ctx, const TensorView& z_TD, const Saved& s, Half half) const {
   Scratch::Mark mark(ctx.scratch());
   TensorView z_wide = z_TD;
   if (z_TD.dtype != policy_.small) {
@@ -150,7 +150,7 @@ void Moe::route(Context& ctx, const TensorView& z_TD, const Saved& s) const {
        .scores_TE = s.scores_TE,
        .idx_TA = s.routed.idx_TA,
        .weight_TA = s.weight_TA});
-  exchange_->plan(ctx, s.routed);
+  exchange_->plan(ctx, s.routed, half);
 }
 
 void Moe::dispatch_rows(Context& ctx, const TensorView& x_TD, DType code, const Saved& s,
@@ -326,21 +326,47 @@ void Moe::route_backward(Context& ctx, const TensorView& z_TD, const Saved& s, c
              .accumulate = true});
 }
 
-void Moe::experts_backward_weight(Context& ctx, const TensorView& z_TD, const Saved& saved,
-                                  const Deferred& deferred, const MoeParameters& g) const {
+// FP8 products regroup all rows by column first: one piece. Experts' rows are independent.
+int64_t Moe::num_routed_weight_pieces() const {
+  constexpr int64_t kMostPieces = 8;
+  return linear_.scaled() ? 1 : std::min(kMostPieces, num_experts_here());
+}
+
+void Moe::routed_backward_weight(Context& ctx, int64_t piece, int64_t pieces, const Saved& saved,
+                                 const Deferred& deferred, const MoeParameters& g) const {
   const Saved s = arrived(saved);
   const Deferred d = arrived(saved, deferred);
+  const int64_t E = num_experts_here();
+  const int64_t first = E * piece / pieces, count = E * (piece + 1) / pieces - first;
+  const int64_t* all = s.routed.offsets.as<int64_t>();
+  Scratch::Mark mark(ctx.scratch());
+  int64_t* offsets = ctx.scratch().allocate<int64_t>(count + 1, "moe.piece_offsets");
+  for (int64_t e = 0; e <= count; ++e) offsets[e] = all[first + e] - all[first];
+  const ExpertRows experts{offsets, count};
+  // Codes are never cut: their piece is the whole.
+  const auto rows = [&](const ScaledView& v) {
+    return pieces == 1 ? v : plain_rows(v.codes.rows(all[first], offsets[count]));
+  };
+  const auto weights = [&](const LinearView& w) {
+    LinearView part = w;
+    part.w = w.w.rows(first, count);
+    return pieces == 1 ? w : part;
+  };
   const bool power_of_two = policy_.fp8.dispatch_power_of_two;
-  linear_.backward_weight(ctx, {.dw = g.w2_EDF,
-                                .dy = d.dy_UD,
-                                .x = plain_rows(swiglu_.output(s.swiglu, d.swiglu)),
-                                .experts = expert_rows(s),
+  linear_.backward_weight(ctx, {.dw = weights(g.w2_EDF),
+                                .dy = rows(d.dy_UD),
+                                .x = rows(plain_rows(swiglu_.output(s.swiglu, d.swiglu))),
+                                .experts = experts,
                                 .power_of_two_dy = power_of_two});
-  linear_.backward_weight(ctx, {.dw = g.w1_EXD,
-                                .dy = plain_rows(d.swiglu.dgate_up_TX),
-                                .x = s.x_UD,
-                                .experts = expert_rows(s),
+  linear_.backward_weight(ctx, {.dw = weights(g.w1_EXD),
+                                .dy = rows(plain_rows(d.swiglu.dgate_up_TX)),
+                                .x = rows(s.x_UD),
+                                .experts = experts,
                                 .power_of_two_x = power_of_two});
+}
+
+void Moe::shared_backward_weight(Context& ctx, const TensorView& z_TD, const Saved& s,
+                                 const Deferred& d, const MoeParameters& g) const {
   if (has_shared()) shared_.backward_weight(ctx, z_TD, s.shared, d.shared, d.dout_TD, g.shared);
 }
 

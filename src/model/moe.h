@@ -70,7 +70,15 @@ class Moe {
   Saved narrow(const Saved& saved, int64_t num_tokens) const;
   Deferred narrow(const Deferred& deferred, int64_t num_tokens) const;
 
-  void route(Context& ctx, const TensorView& z_TD, const Saved& saved) const;
+  void route(Context& ctx, const TensorView& z_TD, const Saved& saved,
+             Half half = Half::kBoth) const;
+  void finish_routing(Context& ctx, const Saved& saved) const {
+    exchange_->plan(ctx, saved.routed, Half::kReceive);
+  }
+  bool routing_has_come(const Saved& saved) const { return exchange_->plan_has_come(saved.routed); }
+  bool rows_have_come(const Saved& saved, Way way) const {
+    return exchange_->has_come(saved.routed, way);
+  }
   void dispatch(Context& ctx, const TensorView& z_TD, const Saved& saved,
                 Half half = Half::kBoth) const;
   void experts(Context& ctx, const TensorView& z_TD, const Saved& saved, const Deferred& deferred,
@@ -87,8 +95,12 @@ class Moe {
   void route_backward(Context& ctx, const TensorView& z_TD, const Saved& saved,
                       const Deferred& deferred, const BalanceTerm& balance,
                       const MoeParameters& gradients, const TensorView& dz_TD) const;  // dz +=
-  void experts_backward_weight(Context& ctx, const TensorView& z_TD, const Saved& saved,
-                               const Deferred& deferred, const MoeParameters& gradients) const;
+  // Weight gradients: of the routed experts, a few experts at a time; of the shared ones.
+  int64_t num_routed_weight_pieces() const;
+  void routed_backward_weight(Context& ctx, int64_t piece, int64_t num_pieces, const Saved& saved,
+                              const Deferred& deferred, const MoeParameters& gradients) const;
+  void shared_backward_weight(Context& ctx, const TensorView& z_TD, const Saved& saved,
+                              const Deferred& deferred, const MoeParameters& gradients) const;
 
   // Inference with experts that are not all in memory; the layer's weights must be plain or kept
   // codes.

@@ -26,15 +26,15 @@ void StagePass::allocate(Arena& arena) {
   slots_.assign(index(limits_.num_slots), {});
   for (Slot& slot : slots_) allocate_slot(arena, slot);
   dx_TD_ = arena.allocate(policy.residual, Shape{T, model_.config().hidden_size}, "dx_TD");
-  dense_deferred_ = moe_deferred_ = {};
-  bool allocated[2] = {};
-  const auto allocate_shared = [&](const Block& block) {
-    Block::Deferred& deferred = block.is_moe() ? moe_deferred_ : dense_deferred_;
-    if (!std::exchange(allocated[block.is_moe() ? 1 : 0], true))
-      deferred = block.allocate_deferred(arena, T);
+  for (size_t turn = 0; turn < 3; ++turn) dense_deferred_[turn] = moe_deferred_[turn] = {};
+  bool allocated[2][3] = {};  // by kind of block, turn
+  const auto allocate_shared = [&](const Block& block, size_t turn) {
+    const size_t kind = block.is_moe() ? 1 : 0;
+    if (!std::exchange(allocated[kind][turn], true))
+      (block.is_moe() ? moe_deferred_ : dense_deferred_)[turn] = block.allocate_deferred(arena, T);
   };
-  for (size_t i = 0; i < range_.num_blocks; ++i) allocate_shared(block(i));
-  for (int64_t k = 1; k <= depth(); ++k) allocate_shared(module(k).block());
+  for (size_t i = 0; i < range_.num_blocks; ++i) allocate_shared(block(i), turn_of_block(i));
+  for (int64_t k = 1; k <= depth(); ++k) allocate_shared(module(k).block(), turn_of_module());
   put_off_.assign(index(limits_.num_put_off), {});
   for (PutOff& put_off : put_off_) {
     for (size_t i = 0; i < range_.num_blocks; ++i)
@@ -89,19 +89,19 @@ std::vector<MemoryLine> StagePass::memory() const {
     return measure.used_bytes();
   };
   int64_t dense = 0, moe = 0, num_dense = 0, num_moe = 0, modules = 0, shared = 0, put_off = 0;
-  bool counted[2] = {};
-  const auto add_deferred = [&](const Block& part) {
+  bool counted[2][3] = {};
+  const auto add_deferred = [&](const Block& part, size_t turn) {
     put_off += deferred(part) * limits_.num_put_off;
-    if (!std::exchange(counted[part.is_moe() ? 1 : 0], true)) shared += deferred(part);
+    if (!std::exchange(counted[part.is_moe() ? 1 : 0][turn], true)) shared += deferred(part);
   };
   for (size_t i = 0; i < range_.num_blocks; ++i) {
     (block(i).is_moe() ? moe : dense) += saved(block(i));
     ++(block(i).is_moe() ? num_moe : num_dense);
-    add_deferred(block(i));
+    add_deferred(block(i), turn_of_block(i));
   }
   for (int64_t k = 1; k <= depth(); ++k) {
     modules += saved(module(k)) + saved(module(k).block());
-    add_deferred(module(k).block());
+    add_deferred(module(k).block(), turn_of_module());
   }
   add(fmt::format("kept by dense blocks ({})", num_dense), dense);
   add(fmt::format("kept by MoE blocks ({})", num_moe), moe);
@@ -148,15 +148,15 @@ TensorView StagePass::hidden(int slot, int64_t depth) const {
 }
 
 Block::Deferred StagePass::deferred_of_block(const Slot& slot, size_t i) const {
-  const Block::Deferred& deferred =
-      slot.put_off < 0 ? shared_deferred(block(i)) : put_off_[index(slot.put_off)].blocks[i];
+  const Block::Deferred& deferred = slot.put_off < 0 ? shared_deferred(block(i), turn_of_block(i))
+                                                     : put_off_[index(slot.put_off)].blocks[i];
   return block(i).narrow(deferred, slot.x_now[0].dim(0));
 }
 
 Block::Deferred StagePass::deferred_of_module(const Slot& slot, int64_t k) const {
   const Block& block = module(k).block();
   const Block::Deferred& deferred = slot.put_off < 0
-                                        ? shared_deferred(block)
+                                        ? shared_deferred(block, turn_of_module())
                                         : put_off_[index(slot.put_off)].modules[index(k - 1)];
   return block.narrow(deferred, slot.depths[index(k)].rows.num_tokens());
 }
@@ -234,61 +234,6 @@ void StagePass::forward_end(Context& ctx, Slot& slot, const ModelParameters* g, 
   for (int64_t k = 1; k <= depth(); ++k) forward_module(ctx, slot, k, g, counts);
 }
 
-LossSums StagePass::overlapped(Context& ctx, StagePass& fs, int forward_slot, StagePass& bs,
-                               int backward_slot, const ModelParameters& g, int64_t* expert_counts,
-                               double* balance_by_layer) {
-  FATHOM_CHECK(&fs != &bs, "one stage has memory for one pass at a time");
-  Slot &f = fs.slots_[index(forward_slot)], &b = bs.slots_[index(backward_slot)];
-  Counts counts{.experts = expert_counts, .balance_by_layer = balance_by_layer};
-  fs.forward_embedding(ctx, f);
-  bs.backward_begin(ctx, b, g, /*with_weight=*/true);
-  const size_t num_f = fs.range_.num_blocks, num_b = bs.range_.num_blocks;
-  for (size_t i = 0; i < std::max(num_f, num_b); ++i) {
-    if (i < num_f && i < num_b) {
-      overlap_blocks(ctx, fs, f, i, bs, b, num_b - 1 - i, g, counts);
-    } else if (i < num_f) {
-      fs.forward_block(ctx, f, i, counts);
-    } else {
-      bs.backward_block(ctx, b, num_b - 1 - i, g, /*with_weight=*/true);
-    }
-  }
-  fs.forward_end(ctx, f, &g, counts);
-  bs.backward_end(ctx, b, g);
-  return counts.sums;
-}
-
-// Between the two halves of each transfer stands work of the other micro-batch.
-void StagePass::overlap_blocks(Context& ctx, StagePass& fs, Slot& f, size_t i, StagePass& bs,
-                               Slot& b, size_t j, const ModelParameters& g, Counts& counts) {
-  Scratch::Mark mark(ctx.scratch());
-  const Block &forward = fs.block(i), &backward = bs.block(j);
-  const RowLayout &f_rows = f.depths[0].rows, &b_rows = b.depths[0].rows;
-  const Block::Saved &f_saved = f.blocks_now[i], &b_saved = b.blocks_now[j];
-  const Block::Deferred f_deferred = fs.deferred_of_block(f, i);
-  const Block::Deferred b_deferred = bs.deferred_of_block(b, j);
-  const BlockParameters& b_g = g.blocks[bs.range_.first_block + j];
-  const TensorView out_TD = f.x_now[i + 1], dx_TD = bs.gradient_of(b);
-  const TensorView dz_TD =
-      ctx.scratch().allocate(bs.model_.policy().residual, dx_TD.shape, "block.dz_TD");
-  backward.combine_backward(ctx, b_saved, b_deferred, dx_TD, Half::kSend);
-  forward.attention_forward(ctx, f_rows, f.x_now[i], f_saved, f_deferred);
-  forward.dispatch_forward(ctx, f_saved, f_deferred, Half::kSend);
-  backward.combine_backward(ctx, b_saved, b_deferred, dx_TD, Half::kReceive);
-  backward.experts_backward_input(ctx, b_saved, b_deferred, dz_TD);
-  backward.dispatch_backward(ctx, b_saved, b_deferred, dz_TD, Half::kSend);
-  forward.dispatch_forward(ctx, f_saved, f_deferred, Half::kReceive);
-  forward.experts_forward(ctx, f_saved, f_deferred, out_TD);
-  forward.combine_forward(ctx, f_saved, f_deferred, out_TD, Half::kSend);
-  backward.dispatch_backward(ctx, b_saved, b_deferred, dz_TD, Half::kReceive);
-  // Not sooner: the shared expert's input gradient is added behind the routed ones'.
-  backward.experts_backward_weight(ctx, b_saved, b_deferred, b_g);
-  backward.attention_backward_input(ctx, b_rows, b.x_now[j], b_saved, b_deferred,
-                                    bs.balance_term(b.scales, b_rows), dz_TD, dx_TD, b_g, dx_TD);
-  backward.attention_backward_weight(ctx, b_saved, b_deferred, b_g);
-  forward.combine_forward(ctx, f_saved, f_deferred, out_TD, Half::kReceive);
-  if (forward.is_moe()) fs.observe_block(ctx, forward, f_saved, f_rows, f.scales, counts);
-}
-
 void StagePass::forward_head(Context& ctx, Slot& slot, const ModelParameters* g, LossSums& sums) {
   sums.main = head_loss(ctx, model_.policy(),
                         {.hidden_TD = slot.hidden_now,
@@ -339,8 +284,10 @@ int64_t StagePass::deepest_trained(const Slot& slot) const {
   return k;
 }
 
-void StagePass::backward(Context& ctx, int slot, const ModelParameters& g) {
-  backward_through(ctx, slots_[index(slot)], g, /*with_weight=*/true);
+void StagePass::backward(Context& ctx, int slot_idx, const ModelParameters& g) {
+  Slot& slot = slots_[index(slot_idx)];
+  if (limits_.travels) return backward_travelling(ctx, slot, g);
+  backward_through(ctx, slot, g, /*with_weight=*/true);
 }
 
 void StagePass::backward_input(Context& ctx, int slot_idx, const ModelParameters& g) {

@@ -12,6 +12,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -44,6 +45,9 @@ struct StageMemory {
   int64_t max_context = 1;
   int num_slots = 1;
   int num_put_off = 0;  // micro-batches whose weight gradients wait at a time
+  // Rows come from other ranks: room for a block's weight gradients to be computed while the next
+  // block's rows travel.
+  bool travels = false;
 };
 
 class StagePass {
@@ -67,17 +71,25 @@ class StagePass {
   LossSums forward(Context& ctx, int slot, const ModelParameters* gradients, int64_t* expert_counts,
                    double* balance_by_layer = nullptr);
   // MTP modules whose scale is 0 are run forward only.
+  // Where rows travel, weight gradients are computed meanwhile.
   void backward(Context& ctx, int slot, const ModelParameters& gradients);
   void backward_input(Context& ctx, int slot, const ModelParameters& gradients);
   void backward_weight(Context& ctx, int slot, const ModelParameters& gradients);
 
   // forward() in one stage of a rank and backward() in its other one, their parts alternating so
-  // that the rows of one travel while the other computes (report figure 4). Same results, bit for
-  // bit.
+  // that the rows of one travel while the other computes (report figure 4), and weight gradients
+  // fill what is left of the time. Same results, bit for bit. The last block's weight gradients may
+  // be left for finish_weights(), which keeps the slot until then: the next pass can have its first
+  // rows on their way meanwhile, with begin_backward(). gradient_ready: called when the gradient of
+  // the input is there, while the forward's last rows travel.
   static LossSums overlapped(Context& ctx, StagePass& forward, int forward_slot,
                              StagePass& backward, int backward_slot,
                              const ModelParameters& gradients, int64_t* expert_counts,
-                             double* balance_by_layer = nullptr);
+                             double* balance_by_layer = nullptr,
+                             const std::function<void()>& gradient_ready = {});
+  // The first of the backward pass that overlapped() goes on with: sends rows, waits for none.
+  void begin_backward(Context& ctx, int slot, const ModelParameters& gradients);
+  void finish_weights(Context& ctx);
 
   // After forward(): the hidden state that the head reads, at depth 0 or of MTP module k.
   TensorView hidden(int slot, int64_t depth) const;
@@ -114,9 +126,12 @@ class StagePass {
   const MtpModule& module(int64_t k) const { return model_.mtp_modules()[index(k - 1)]; }
   void allocate(Arena& arena);
   void allocate_slot(Arena& arena, Slot& slot);
-  // One for all blocks of a kind.
-  const Block::Deferred& shared_deferred(const Block& block) const {
-    return block.is_moe() ? moe_deferred_ : dense_deferred_;
+  // One for all blocks of a kind. With travelling two that are taken in turn, and one for MTP
+  // modules, which run forward between the begin of a backward pass and the rest of it.
+  size_t turn_of_block(size_t i) const { return limits_.travels ? i % 2 : 0; }
+  size_t turn_of_module() const { return limits_.travels ? 2 : 0; }
+  const Block::Deferred& shared_deferred(const Block& block, size_t turn) const {
+    return (block.is_moe() ? moe_deferred_ : dense_deferred_)[turn];
   }
   Block::Deferred deferred_of_block(const Slot& slot, size_t i) const;
   Block::Deferred deferred_of_module(const Slot& slot, int64_t k) const;
@@ -137,12 +152,38 @@ class StagePass {
   void forward_end(Context& ctx, Slot& slot, const ModelParameters* g, Counts& counts);
   // What is behind the blocks.
   void backward_begin(Context& ctx, Slot& slot, const ModelParameters& g, bool with_weight);
-  // One block each.
-  static void overlap_blocks(Context& ctx, StagePass& fs, Slot& f, size_t i, StagePass& bs, Slot& b,
-                             size_t j, const ModelParameters& g, Counts& counts);
+  // Weight gradients whose inputs are there, oldest first, in pieces; at most two blocks'.
+  struct WeightQueue {
+    struct Entry {
+      const Block* block = nullptr;
+      const Block::Saved* saved = nullptr;
+      Block::Deferred deferred;
+      const BlockParameters* gradients = nullptr;
+      int64_t next = 0, available = 0;
+    };
+    Entry entries[2];
+    int num = 0;
+
+    void add(const Entry& entry);
+    // Now those behind the attention's input gradients too.
+    void complete_last();
+    bool run_one(Context& ctx);
+    // All but the newest block's: the memory of the others is used again.
+    void finish_older(Context& ctx);
+    void finish(Context& ctx);
+    template <typename Ready>
+    void run_until(Context& ctx, Ready&& ready) {
+      while (!ready() && run_one(ctx)) {
+      }
+    }
+  };
+  // A pass through blocks whose parts take turns with another's.
+  struct ForwardBlocks;
+  struct BackwardBlocks;
   void forward_block(Context& ctx, Slot& slot, size_t i, Counts& counts);
   void backward_block(Context& ctx, Slot& slot, size_t i, const ModelParameters& g,
                       bool with_weight);
+  void backward_travelling(Context& ctx, Slot& slot, const ModelParameters& g);
   void backward_end(Context& ctx, Slot& slot, const ModelParameters& g);
   void forward_head(Context& ctx, Slot& slot, const ModelParameters* g, LossSums& sums);
   void forward_module(Context& ctx, Slot& slot, int64_t k, const ModelParameters* g,
@@ -158,8 +199,10 @@ class StagePass {
   StageMemory limits_;
   std::vector<Slot> slots_;
   std::vector<PutOff> put_off_;
-  Block::Deferred dense_deferred_, moe_deferred_;
+  Block::Deferred dense_deferred_[3], moe_deferred_[3];
   TensorView dx_TD_;
+  WeightQueue weights_;
+  const Slot* begun_ = nullptr;  // by begin_backward()
   Arena memory_;
 };
 

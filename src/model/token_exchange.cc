@@ -5,7 +5,8 @@ namespace {
 
 class LocalTokenExchange final : public TokenExchange {
  public:
-  void plan(Context& ctx, const RoutedRows& rows) const override {
+  void plan(Context& ctx, const RoutedRows& rows, Half half) const override {
+    if (!sends(half)) return;
     plan_dispatch(ctx, {.idx_TA = rows.idx_TA,
                         .num_experts = rows.offsets.dim(0) - 1,
                         .offsets = rows.offsets.as<int64_t>(),

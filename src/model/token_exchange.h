@@ -37,6 +37,9 @@ enum class Half { kBoth, kSend, kReceive };
 inline bool sends(Half half) { return half != Half::kReceive; }
 inline bool receives(Half half) { return half != Half::kSend; }
 
+// The two directions of rows: dispatch() and what has its pattern, combine() and what has its.
+enum class Way { kToExperts, kToTokens };
+
 class TokenExchange {
  public:
   virtual ~TokenExchange() = default;
@@ -48,7 +51,11 @@ class TokenExchange {
     return num_tokens * experts_per_token;
   }
   // Fills position_TA, token_U and offsets (or the layout and offsets) from idx_TA.
-  virtual void plan(Context& ctx, const RoutedRows& rows) const = 0;
+  virtual void plan(Context& ctx, const RoutedRows& rows, Half half = Half::kBoth) const = 0;
+  // Whether receiving would not wait: after plan(kSend), and after the send half of a transfer that
+  // goes this way. A hint; true where nothing is known.
+  virtual bool plan_has_come(const RoutedRows&) const { return true; }
+  virtual bool has_come(const RoutedRows&, Way) const { return true; }
   // x_UD[u] = x_TD[token of u]; to receive, x_TD is not read.
   virtual void dispatch(Context& ctx, const TensorView& x_TD, const RoutedRows& rows,
                         const TensorView& x_UD, Half half = Half::kBoth) const = 0;

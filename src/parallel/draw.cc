@@ -31,10 +31,25 @@ std::string label(const Op& op) {
   return std::to_string(op.backward.micro_batch);
 }
 
+// Colours of the report's figure 4: forward, input gradients, weight gradients; waiting is grey.
+const char* color(const Zone& zone) {
+  const bool moves = zone.name[0] == 'd' || zone.name[0] == 'c' || zone.name[0] == 'r';
+  if (zone.waits) return "#999999";
+  if (moves) return "#b4a7d6";
+  return zone.pass == 'F' ? "#f6b26b" : zone.pass == 'B' ? "#93c47d" : "#6fa8dc";
+}
+
+std::string to_string(const Zone& zone) {
+  return fmt::format("{} {} of micro-batch {}, layer {}{}", zone.name, zone.pass, zone.item,
+                     zone.layer, zone.waits ? ", until received" : "");
+}
+
 }  // namespace
 
-std::string timeline_svg(const Timeline& timeline, const std::string& title) {
-  constexpr double kLeft = 60, kTop = 40, kRow = 26, kWidth = 1500;
+std::string timeline_svg(const Timeline& timeline, const std::string& title,
+                         const ZonesByRank& parts) {
+  constexpr double kLeft = 60, kTop = 40, kBar = 22, kPartBar = 12, kWidth = 1500;
+  const double kRow = 4 + kBar + (parts.empty() ? 0 : kPartBar);
   double end = 0;
   for (const auto& rank : timeline) {
     for (const TimelineSpan& span : rank) end = std::max(end, span.end);
@@ -54,21 +69,33 @@ std::string timeline_svg(const Timeline& timeline, const std::string& title) {
       svg += fmt::format(
           "<rect x=\"{:.2f}\" y=\"{:.1f}\" width=\"{:.2f}\" height=\"{}\" fill=\"{}\" "
           "stroke=\"#666\" stroke-width=\"0.4\"><title>{} {:.4g} to {:.4g}</title></rect>\n",
-          x, y, width, kRow - 4, color(span.op), to_string(span.op), span.begin, span.end);
+          x, y, width, kBar, color(span.op), to_string(span.op), span.begin, span.end);
       const std::string text = label(span.op);
       if (width > 6.0 * static_cast<double>(text.size()))
         svg += fmt::format("<text x=\"{:.2f}\" y=\"{:.1f}\" text-anchor=\"middle\">{}</text>\n",
                            x + width / 2, y + 15, text);
     }
+    for (size_t i = 0; rank < parts.size() && i < parts[rank].size(); ++i) {
+      const Zone& zone = parts[rank][i];
+      const double width = (zone.end - zone.begin) * per_unit;
+      if (width < 0.05) continue;  // nobody sees it
+      svg += fmt::format(
+          "<rect x=\"{:.2f}\" y=\"{:.1f}\" width=\"{:.2f}\" height=\"{}\" fill=\"{}\">"
+          "<title>{}</title></rect>\n",
+          kLeft + zone.begin * per_unit, y + kBar, width, kPartBar, color(zone), to_string(zone));
+    }
   }
   svg += fmt::format(
       "<text x=\"{}\" y=\"{:.1f}\">orange: forward, green: backward (paler: the other stage of the "
-      "rank), blue: weight gradient, yellow: overlapped pair</text>\n</svg>\n",
-      kLeft, height - 12);
+      "rank), blue: weight gradient, yellow: overlapped pair{}</text>\n</svg>\n",
+      kLeft, height - 12,
+      parts.empty() ? ""
+                    : "; below: parts of blocks, violet: dispatch and combine, grey: receiving");
   return svg;
 }
 
-std::string timeline_trace_json(const Timeline& timeline, double microseconds_per_unit) {
+std::string timeline_trace_json(const Timeline& timeline, double microseconds_per_unit,
+                                const ZonesByRank& parts) {
   Json events = Json::array();
   for (size_t rank = 0; rank < timeline.size(); ++rank) {
     events.push_back({{"name", "thread_name"},
@@ -84,6 +111,18 @@ std::string timeline_trace_json(const Timeline& timeline, double microseconds_pe
                         {"ts", span.begin * microseconds_per_unit},
                         {"dur", (span.end - span.begin) * microseconds_per_unit},
                         {"args", {{"phase", span.op.phase}}}});
+    }
+    for (size_t i = 0; rank < parts.size() && i < parts[rank].size(); ++i) {
+      const Zone& zone = parts[rank][i];
+      events.push_back(
+          {{"name", fmt::format("{} {}", zone.name, zone.pass)},
+           {"ph", "X"},
+           {"pid", 0},
+           {"tid", rank},
+           {"ts", zone.begin * microseconds_per_unit},
+           {"dur", (zone.end - zone.begin) * microseconds_per_unit},
+           {"args",
+            {{"micro_batch", zone.item}, {"layer", zone.layer}, {"receives", zone.waits}}}});
     }
   }
   return Json{{"traceEvents", events}}.dump();

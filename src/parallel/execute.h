@@ -2,9 +2,11 @@
 // came out. What computes is a ChunkRunner: a stage of the model, or a sleep in a measurement.
 #pragma once
 
+#include <functional>
 #include <span>
 
 #include "comm/communicator.h"
+#include "parallel/draw.h"
 #include "parallel/simulate.h"
 
 namespace fathom {
@@ -21,13 +23,19 @@ class ChunkRunner {
   virtual std::span<const std::byte> output_activations(const ChunkBatch& at) = 0;
   virtual std::span<const std::byte> input_gradient(const ChunkBatch& at) = 0;
 
+  // Of an overlapped pair, when the gradient has come but perhaps not yet the forward's input: what
+  // can be sent off already. Called once or twice for each pair, the last time right before it.
+  virtual void begin_overlapped(const ChunkBatch& backward_at) { (void)backward_at; }
   virtual void forward(const ChunkBatch& at) = 0;
   virtual void backward(const ChunkBatch& at) = 0;  // input and weight gradients
   virtual void backward_input(const ChunkBatch& at) = 0;
   virtual void backward_weight(const ChunkBatch& at) = 0;
-  virtual void overlapped(const ChunkBatch& forward_at, const ChunkBatch& backward_at) {
+  // gradient_ready() is called once, as soon as input_gradient(backward_at) may be read.
+  virtual void overlapped(const ChunkBatch& forward_at, const ChunkBatch& backward_at,
+                          const std::function<void()>& gradient_ready) {
     forward(forward_at);
     backward(backward_at);
+    gradient_ready();
   }
 };
 
@@ -38,5 +46,6 @@ std::vector<TimelineSpan> execute(const Communicator& pipeline, const PipelineSc
 
 // The timelines of all ranks of `world`, by rank, on rank 0; empty elsewhere. All ranks call it.
 Timeline gather_timeline(const Communicator& world, const std::vector<TimelineSpan>& mine);
+ZonesByRank gather_zones(const Communicator& world, const std::vector<Zone>& mine);
 
 }  // namespace fathom

@@ -16,28 +16,9 @@ int64_t row_bytes_of(const TensorView& view) {
   return view.shape.num_dims == 1 ? dtype_bytes(view.dtype) : view.dim(1) * dtype_bytes(view.dtype);
 }
 
-constexpr uint32_t kToExperts = 5, kToTokens = 6;
+constexpr uint32_t kToExperts = 5, kToTokens = 6, kCounts = 9;
 
-// counts[r] rows to each rank, this one too; and from each.
-void send_parts(const Communicator& comm, uint32_t tag, std::span<const std::byte> rows,
-                const std::vector<int64_t>& counts, int64_t row_bytes) {
-  size_t begin = 0;
-  for (int r = 0; r < comm.size(); ++r) {
-    const auto bytes = static_cast<size_t>(counts[static_cast<size_t>(r)] * row_bytes);
-    if (bytes > 0) comm.send(r, tag, rows.subspan(begin, bytes));
-    begin += bytes;
-  }
-}
-
-void receive_parts(const Communicator& comm, uint32_t tag, std::span<std::byte> rows,
-                   const std::vector<int64_t>& counts, int64_t row_bytes) {
-  size_t begin = 0;
-  for (int r = 0; r < comm.size(); ++r) {
-    const auto bytes = static_cast<size_t>(counts[static_cast<size_t>(r)] * row_bytes);
-    if (bytes > 0) comm.receive(r, tag, rows.subspan(begin, bytes));
-    begin += bytes;
-  }
-}
+uint32_t tag_of(Way way) { return way == Way::kToExperts ? kToExperts : kToTokens; }
 
 // v_TA and its values in dispatch order.
 void move_values(const TensorView& v_TA, const RoutedRows& rows, const TensorView& by_row,
@@ -79,29 +60,110 @@ int64_t OneHopExchange::max_rows(int64_t num_tokens, int64_t experts_per_token,
   return comm_.size() * num_tokens * std::min(experts_per_token, num_experts);
 }
 
-void OneHopExchange::plan(Context& ctx, const RoutedRows& rows) const {
+void OneHopExchange::begin(const Layout& layout, Way way, std::span<const std::byte> rows,
+                           const std::vector<int64_t>& to, const std::vector<int64_t>& from,
+                           int64_t row_bytes) const {
+  Transfer transfer;
+  if (!spare_.empty()) {
+    transfer = std::move(spare_.back());
+    spare_.pop_back();
+  }
+  transfer.layout = &layout;
+  transfer.way = way;
+  transfer.receives.clear();
+  transfer.num_bytes =
+      static_cast<size_t>(std::accumulate(from.begin(), from.end(), int64_t{0}) * row_bytes);
+  if (transfer.bytes.size() < transfer.num_bytes) transfer.bytes.resize(transfer.num_bytes);
+  size_t out = 0, in = 0;
+  for (int r = 0; r < comm_.size(); ++r) {
+    const auto leaving = static_cast<size_t>(to[static_cast<size_t>(r)] * row_bytes);
+    const auto coming = static_cast<size_t>(from[static_cast<size_t>(r)] * row_bytes);
+    const auto room = std::span(transfer.bytes).subspan(in, coming);
+    if (r == comm_.rank()) {
+      if (coming > 0) std::memcpy(room.data(), rows.data() + out, coming);
+    } else {
+      if (coming > 0) transfer.receives.push_back(comm_.start_receive(r, tag_of(way), room));
+      if (leaving > 0) comm_.send(r, tag_of(way), rows.subspan(out, leaving));
+    }
+    out += leaving;
+    in += coming;
+  }
+  under_way_.push_back(std::move(transfer));
+}
+
+OneHopExchange::Transfer OneHopExchange::finish(const Layout& layout, Way way) const {
+  const auto found = std::find_if(under_way_.begin(), under_way_.end(), [&](const Transfer& t) {
+    return t.layout == &layout && t.way == way;
+  });
+  FATHOM_CHECK(found != under_way_.end(), "rows were received that nobody sent for");
+  Transfer transfer = std::move(*found);
+  under_way_.erase(found);
+  for (const Receive& receive : transfer.receives) comm_.wait(receive);
+  return transfer;
+}
+
+// What came back, in dispatch order: ranks' experts lie one behind the other.
+TensorView OneHopExchange::rows_of(Transfer& transfer, DType dtype, const Shape& shape) {
+  const TensorView rows(transfer.bytes.data(), dtype, shape, "exchange.own");
+  FATHOM_CHECK_EQ(transfer.num_bytes, static_cast<size_t>(rows.num_bytes()), "rows that came back");
+  return rows;
+}
+
+bool OneHopExchange::has_come(const RoutedRows& rows, Way way) const {
+  const Layout& layout = layout_of(rows);
+  for (const Transfer& transfer : under_way_) {
+    if (transfer.layout != &layout || transfer.way != way) continue;
+    return std::all_of(transfer.receives.begin(), transfer.receives.end(),
+                       [&](const Receive& receive) { return comm_.has_come(receive); });
+  }
+  return true;
+}
+
+bool OneHopExchange::plan_has_come(const RoutedRows& rows) const {
+  const Layout& layout = layout_of(rows);
+  return std::all_of(layout.planning.begin(), layout.planning.end(),
+                     [&](const Receive& receive) { return comm_.has_come(receive); });
+}
+
+// Every rank tells every other how many rows each of its experts gets.
+void OneHopExchange::plan(Context& ctx, const RoutedRows& rows, Half half) const {
   Layout& layout = layout_of(rows);
-  layout.own_offsets.resize(static_cast<size_t>(num_experts_ + 1));
-  plan_dispatch(ctx, {.idx_TA = rows.idx_TA,
-                      .num_experts = num_experts_,
-                      .offsets = layout.own_offsets.data(),
-                      .token_U = rows.token_U,
-                      .position_TA = rows.position_TA});
   const auto ranks = static_cast<size_t>(comm_.size());
   const auto here = static_cast<size_t>(num_experts_here());
-  std::vector<int64_t> leaving(static_cast<size_t>(num_experts_));
-  for (size_t e = 0; e < leaving.size(); ++e)
-    leaving[e] = layout.own_offsets[e + 1] - layout.own_offsets[e];
-  layout.arriving.resize(leaving.size());
-  const std::vector<int64_t> even(ranks, num_experts_here());
-  comm_.all_to_all<int64_t>(leaving, even, layout.arriving, even);
-  layout.send_counts.assign(ranks, 0);
+  if (sends(half)) {
+    layout.own_offsets.resize(static_cast<size_t>(num_experts_ + 1));
+    plan_dispatch(ctx, {.idx_TA = rows.idx_TA,
+                        .num_experts = num_experts_,
+                        .offsets = layout.own_offsets.data(),
+                        .token_U = rows.token_U,
+                        .position_TA = rows.position_TA});
+    std::vector<int64_t> leaving(static_cast<size_t>(num_experts_));
+    layout.arriving.resize(leaving.size());
+    layout.send_counts.assign(ranks, 0);
+    layout.planning.clear();
+    for (size_t e = 0; e < leaving.size(); ++e) {
+      leaving[e] = layout.own_offsets[e + 1] - layout.own_offsets[e];
+      layout.send_counts[e / here] += leaving[e];
+    }
+    for (size_t r = 0; r < ranks; ++r) {
+      const auto to = std::span<const int64_t>(leaving).subspan(r * here, here);
+      const auto from = std::span<int64_t>(layout.arriving).subspan(r * here, here);
+      if (static_cast<int>(r) == comm_.rank()) {
+        std::copy(to.begin(), to.end(), from.begin());
+      } else {
+        layout.planning.push_back(comm_.start_receive(static_cast<int>(r), kCounts, from));
+        comm_.send(static_cast<int>(r), kCounts, to);
+      }
+    }
+  }
+  if (!receives(half)) return;
+  for (const Receive& receive : layout.planning) comm_.wait(receive);
+  layout.planning.clear();
   layout.receive_counts.assign(ranks, 0);
   int64_t* offsets = rows.offsets.as<int64_t>();
   std::fill(offsets, offsets + here + 1, 0);
   for (size_t r = 0; r < ranks; ++r) {
     for (size_t e = 0; e < here; ++e) {
-      layout.send_counts[r] += leaving[r * here + e];
       layout.receive_counts[r] += layout.arriving[r * here + e];
       offsets[e + 1] += layout.arriving[r * here + e];
     }
@@ -134,19 +196,17 @@ void OneHopExchange::by_source_and_back(const Layout& layout, std::byte* by_sour
 }
 
 void OneHopExchange::send_to_experts(const TensorView& own, const Layout& layout) const {
-  send_parts(comm_, kToExperts, bytes_of(own), layout.send_counts, row_bytes_of(own));
+  begin(layout, Way::kToExperts, bytes_of(own), layout.send_counts, layout.receive_counts,
+        row_bytes_of(own));
 }
 
-void OneHopExchange::receive_at_experts(Context& ctx, const Layout& layout,
-                                        const TensorView& arrived) const {
-  Scratch::Mark mark(ctx.scratch());
-  const int64_t row_bytes = row_bytes_of(arrived);
+void OneHopExchange::receive_at_experts(const Layout& layout, const TensorView& arrived) const {
   FATHOM_CHECK_EQ(arrived.dim(0), layout.num_received(), "{}", arrived.name);
-  const TensorView by_source = ctx.scratch().allocate(
-      DType::kU8, Shape{layout.num_received() * row_bytes}, "exchange.by_source");
-  receive_parts(comm_, kToExperts, bytes_of(by_source), layout.receive_counts, row_bytes);
-  by_source_and_back(layout, static_cast<std::byte*>(by_source.data), bytes_of(arrived).data(),
-                     row_bytes, /*to_expert=*/true);
+  Transfer transfer = finish(layout, Way::kToExperts);
+  FATHOM_CHECK_EQ(transfer.num_bytes, bytes_of(arrived).size(), "{}", arrived.name);
+  by_source_and_back(layout, transfer.bytes.data(), bytes_of(arrived).data(), row_bytes_of(arrived),
+                     /*to_expert=*/true);
+  spare_.push_back(std::move(transfer));
 }
 
 void OneHopExchange::send_back(Context& ctx, const TensorView& arrived,
@@ -157,11 +217,8 @@ void OneHopExchange::send_back(Context& ctx, const TensorView& arrived,
       DType::kU8, Shape{layout.num_received() * row_bytes}, "exchange.by_source");
   by_source_and_back(layout, static_cast<std::byte*>(by_source.data), bytes_of(arrived).data(),
                      row_bytes, /*to_expert=*/false);
-  send_parts(comm_, kToTokens, bytes_of(by_source), layout.receive_counts, row_bytes);
-}
-
-void OneHopExchange::receive_back(const Layout& layout, const TensorView& own) const {
-  receive_parts(comm_, kToTokens, bytes_of(own), layout.send_counts, row_bytes_of(own));
+  begin(layout, Way::kToTokens, bytes_of(by_source), layout.receive_counts, layout.send_counts,
+        row_bytes);
 }
 
 void OneHopExchange::dispatch(Context& ctx, const TensorView& x_TD, const RoutedRows& rows,
@@ -174,7 +231,7 @@ void OneHopExchange::dispatch(Context& ctx, const TensorView& x_TD, const Routed
     gather_rows(ctx, x_TD, rows.token_U, own);
     send_to_experts(own, layout);
   }
-  if (receives(half)) receive_at_experts(ctx, layout, x_UD);
+  if (receives(half)) receive_at_experts(layout, x_UD);
 }
 
 void OneHopExchange::combine(Context& ctx, const TensorView& x_UD, const RoutedRows& rows,
@@ -182,11 +239,10 @@ void OneHopExchange::combine(Context& ctx, const TensorView& x_UD, const RoutedR
   const Layout& layout = layout_of(rows);
   if (sends(half)) send_back(ctx, x_UD, layout);
   if (!receives(half)) return;
-  Scratch::Mark mark(ctx.scratch());
-  const TensorView own =
-      ctx.scratch().allocate(x_UD.dtype, Shape{layout.num_sent(), x_UD.dim(1)}, "exchange.own_UD");
-  receive_back(layout, own);
+  Transfer transfer = finish(layout, Way::kToTokens);
+  const TensorView own = rows_of(transfer, x_UD.dtype, Shape{layout.num_sent(), x_UD.dim(1)});
   combine_rows(ctx, own, rows.position_TA, y_TD, accumulate);
+  spare_.push_back(std::move(transfer));
 }
 
 void OneHopExchange::dispatch_values(Context& ctx, const TensorView& v_TA, const RoutedRows& rows,
@@ -199,7 +255,7 @@ void OneHopExchange::dispatch_values(Context& ctx, const TensorView& v_TA, const
     move_values(v_TA, rows, own, /*to_dispatch_order=*/true);
     send_to_experts(own, layout);
   }
-  if (receives(half)) receive_at_experts(ctx, layout, v_U);
+  if (receives(half)) receive_at_experts(layout, v_U);
 }
 
 void OneHopExchange::combine_values(Context& ctx, const TensorView& v_U, const RoutedRows& rows,
@@ -207,11 +263,10 @@ void OneHopExchange::combine_values(Context& ctx, const TensorView& v_U, const R
   const Layout& layout = layout_of(rows);
   if (sends(half)) send_back(ctx, v_U, layout);
   if (!receives(half)) return;
-  Scratch::Mark mark(ctx.scratch());
-  const TensorView own =
-      ctx.scratch().allocate(v_TA.dtype, Shape{layout.num_sent()}, "exchange.own_U");
-  receive_back(layout, own);
-  move_values(v_TA, rows, own, /*to_dispatch_order=*/false);
+  Transfer transfer = finish(layout, Way::kToTokens);
+  move_values(v_TA, rows, rows_of(transfer, v_TA.dtype, Shape{layout.num_sent()}),
+              /*to_dispatch_order=*/false);
+  spare_.push_back(std::move(transfer));
 }
 
 }  // namespace fathom

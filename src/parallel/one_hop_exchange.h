@@ -8,6 +8,7 @@
 // ranks, one rank's behind the other's.
 #pragma once
 
+#include <deque>
 #include <vector>
 
 #include "comm/communicator.h"
@@ -23,7 +24,9 @@ class OneHopExchange : public TokenExchange {
   std::shared_ptr<ExchangeLayout> make_layout() const override;
   int64_t max_rows(int64_t num_tokens, int64_t experts_per_token,
                    int64_t num_experts) const override;
-  void plan(Context& ctx, const RoutedRows& rows) const override;
+  void plan(Context& ctx, const RoutedRows& rows, Half half) const override;
+  bool plan_has_come(const RoutedRows& rows) const override;
+  bool has_come(const RoutedRows& rows, Way way) const override;
   void dispatch(Context& ctx, const TensorView& x_TD, const RoutedRows& rows,
                 const TensorView& x_UD, Half half) const override;
   void combine(Context& ctx, const TensorView& x_UD, const RoutedRows& rows, const TensorView& y_TD,
@@ -39,6 +42,7 @@ class OneHopExchange : public TokenExchange {
     std::vector<int64_t> arriving;        // [ranks, experts here]: rows of each source
     std::vector<int64_t> send_counts;     // by rank
     std::vector<int64_t> receive_counts;  // by rank
+    std::vector<Receive> planning;        // of other ranks' counts
     int64_t num_sent() const { return own_offsets.back(); }
     int64_t num_received() const;
   };
@@ -49,14 +53,33 @@ class OneHopExchange : public TokenExchange {
   int64_t num_experts_;
 
  private:
-  // Rows of own pairs in dispatch order to where their experts are, and back; what is sent waits
-  // at its receiver, so the two halves of each need nothing between them.
+  // Rows on their way here. Receives are posted when the own rows are sent, so that a transport
+  // can move bytes while this rank computes; the rows that stay are copied then.
+  struct Transfer {
+    const Layout* layout = nullptr;
+    Way way = Way::kToExperts;
+    std::vector<std::byte> bytes;  // by source rank; at least as many as come
+    size_t num_bytes = 0;
+    std::vector<Receive> receives;
+  };
+  // counts[r] rows to and from each rank.
+  void begin(const Layout& layout, Way way, std::span<const std::byte> rows,
+             const std::vector<int64_t>& to, const std::vector<int64_t>& from,
+             int64_t row_bytes) const;
+  // The oldest such transfer when all of it is here; to be given back to spare_.
+  Transfer finish(const Layout& layout, Way way) const;
+
+  // Rows of own pairs in dispatch order to where their experts are, and back.
   void send_to_experts(const TensorView& own, const Layout& layout) const;
-  void receive_at_experts(Context& ctx, const Layout& layout, const TensorView& arrived) const;
+  void receive_at_experts(const Layout& layout, const TensorView& arrived) const;
   void send_back(Context& ctx, const TensorView& arrived, const Layout& layout) const;
-  void receive_back(const Layout& layout, const TensorView& own) const;
+  static TensorView rows_of(Transfer& transfer, DType dtype, const Shape& shape);
   void by_source_and_back(const Layout& layout, std::byte* by_source, std::byte* by_expert,
                           int64_t row_bytes, bool to_expert) const;
+
+  // Of the one thread that this rank is.
+  mutable std::deque<Transfer> under_way_;
+  mutable std::vector<Transfer> spare_;
 };
 
 }  // namespace fathom

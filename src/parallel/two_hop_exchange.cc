@@ -83,10 +83,12 @@ std::shared_ptr<ExchangeLayout> TwoHopExchange::make_layout() const {
   return std::make_shared<Layout>();
 }
 
-void TwoHopExchange::plan(Context& ctx, const RoutedRows& rows) const {
-  OneHopExchange::plan(ctx, rows);
+void TwoHopExchange::plan(Context& ctx, const RoutedRows& rows, Half half) const {
   Layout& layout = layout_of(rows);
-  plan_sources(rows, layout);
+  OneHopExchange::plan(ctx, rows, half);
+  if (sends(half)) plan_sources(rows, layout);
+  if (!receives(half)) return;
+  plan_forwarder(layout);
   plan_receiver(rows, layout);
 }
 
@@ -133,7 +135,11 @@ void TwoHopExchange::plan_sources(const RoutedRows& rows, Layout& layout) const 
     comm_.send(r, kChoices, std::span<const int64_t>(&count, 1));
     comm_.send(r, kChoices, std::span<const int32_t>(list));
   }
-  // As forwarder: rows arrive machine by machine.
+}
+
+// Rows arrive machine by machine.
+void TwoHopExchange::plan_forwarder(Layout& layout) const {
+  const auto nodes = static_cast<size_t>(num_nodes_);
   layout.from_node.assign(nodes, 0);
   layout.forwarded.assign(static_cast<size_t>(per_node_), {});
   int32_t row = 0;

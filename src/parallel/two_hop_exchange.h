@@ -21,7 +21,7 @@ class TwoHopExchange final : public OneHopExchange {
   TwoHopExchange(const Communicator& experts, int64_t num_experts);
 
   std::shared_ptr<ExchangeLayout> make_layout() const override;
-  void plan(Context& ctx, const RoutedRows& rows) const override;
+  void plan(Context& ctx, const RoutedRows& rows, Half half) const override;
   void dispatch(Context& ctx, const TensorView& x_TD, const RoutedRows& rows,
                 const TensorView& x_UD, Half half) const override;
   void combine(Context& ctx, const TensorView& x_UD, const RoutedRows& rows, const TensorView& y_TD,
@@ -45,6 +45,7 @@ class TwoHopExchange final : public OneHopExchange {
     return static_cast<Layout&>(OneHopExchange::layout_of(rows));
   }
   void plan_sources(const RoutedRows& rows, Layout& layout) const;
+  void plan_forwarder(Layout& layout) const;
   void plan_receiver(const RoutedRows& rows, Layout& layout) const;
 
   int node_of_rank(int rank) const { return rank / per_node_; }

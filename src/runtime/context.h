@@ -10,6 +10,7 @@
 #include "core/arena.h"
 #include "runtime/cpu.h"
 #include "runtime/thread_pool.h"
+#include "runtime/zones.h"
 
 namespace fathom {
 
@@ -66,6 +67,7 @@ class Context {
   }
 
   std::vector<KernelRun>* kernel_log = nullptr;  // not owned; null: not kept
+  std::vector<Zone>* zones = nullptr;            // not owned; null: not kept
 
  private:
   ThreadPool pool_;

@@ -66,6 +66,8 @@ struct Layout {
   int pp = 1, data = 1, ep = 1;
   std::string exchange = "one_hop";
   int ranks_per_node = 0;
+  bool overlap = true;
+  double bytes_per_second = 0;  // over the network; 0: at once
 
   ParallelConfig parallel() const {
     ParallelConfig c;
@@ -73,6 +75,7 @@ struct Layout {
     c.pp = pp;
     c.ep = ep;
     c.exchange = exchange;
+    c.overlap = overlap;
     return c;
   }
   int num_ranks() const {
@@ -81,7 +84,9 @@ struct Layout {
   // Blocks of micro-batches that one rank adds up.
   int blocks() const { return data * (schedule == "dualpipe" ? 2 : 1); }
   InProcessOptions options() const {
-    return {.ranks_per_node = ranks_per_node, .comm = {.timeout_seconds = 60}};
+    return {.ranks_per_node = ranks_per_node,
+            .network = {.bytes_per_second = bytes_per_second},
+            .comm = {.timeout_seconds = 60}};
   }
   std::string describe() const {
     return fmt::format("{}_PP{}_DP{}_EP{}_{}", schedule, pp, data, ep, exchange);
