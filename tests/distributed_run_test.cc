@@ -3,16 +3,21 @@
 // bits of the undisturbed one. FATHOM_RANK_KILLS sets the number of kills (script/kill_200_ranks:
 // 200).
 #include <signal.h>
+#include <sys/ptrace.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <chrono>
 #include <cstdlib>
+#include <cstring>
 #include <fstream>
 #include <map>
+#include <regex>
 #include <sstream>
 #include <thread>
 
+#include "ckpt/hf_folder.h"
+#include "ckpt/safetensors.h"
 #include "comm/in_process.h"
 #include "core/random.h"
 #include "train/train_test_util.h"
@@ -54,13 +59,27 @@ void train(const TrainConfig& config, const std::string& folder, int64_t steps) 
             [&](Communicator& world) { run(&world); });
 }
 
+// Every tensor of a checkpoint, whichever of its files it is in: "training/master: NAME".
 std::map<std::string, std::string> files_of(const std::string& folder) {
+  FileSystem& files = local_file_system();
   std::map<std::string, std::string> contents;
-  for (const char* name :
-       {"model.safetensors", "training/master.safetensors", "training/first_moments.safetensors",
-        "training/second_moments.safetensors", "training/average.safetensors"}) {
-    contents[name] = local_file_system().read_all(join_path(folder, name));
+  for (const char* below : {"", "training"}) {
+    for (const std::string& name : files.list(join_path(folder, below))) {
+      if (!name.ends_with(".safetensors")) continue;
+      const SafetensorsReader reader(files, join_path(join_path(folder, below), name));
+      const std::string stem = name.substr(0, name.find_first_of("-."));
+      for (const SafetensorsEntry& entry : reader.entries()) {
+        const bool is_new =
+            contents
+                .emplace(fmt::format("{}/{}: {}", below, stem, entry.name),
+                         std::string(reinterpret_cast<const char*>(reader.bytes(entry)),
+                                     static_cast<size_t>(entry.num_bytes())))
+                .second;
+        EXPECT_TRUE(is_new) << entry.name << " is in two files";
+      }
+    }
   }
+  EXPECT_FALSE(contents.empty());
   return contents;
 }
 
@@ -102,6 +121,24 @@ TEST(DistributedRun, ResumesExactlyAndOnAnotherMesh) {
   train(config_of_test(2, 2, 1, "1f1b"), folder / "moved", 5);
   train(config_of_test(4, 4, 1, "zb1p"), folder / "moved", 6);
   EXPECT_EQ(checkpoint(folder / "moved", 6), checkpoint(folder / "one", 6));
+  // What many ranks wrote, one process reads; each of them wrote a part.
+  const std::string parts = join_path(folder / "through", "checkpoints/step-00000006");
+  for (int rank = 1; rank <= 4; ++rank) {
+    for (const char* stem : {"model", "training/master", "training/average"}) {
+      const std::string name = fmt::format("{}-{:05}-of-00004.safetensors", stem, rank);
+      EXPECT_TRUE(local_file_system().info(join_path(parts, name)).exists) << name;
+    }
+  }
+  const CheckpointReader published(local_file_system(), parts);  // its index and shards agree
+  EXPECT_EQ(published.num_shards(), 4);
+  train(config_of_test(4, 2, 2, "dualpipe"), folder / "gathered", 3);
+  train(config_of_test(1, 1, 1, "1f1b"), folder / "gathered", 3);
+  train(config_of_test(1, 1, 1, "1f1b"), folder / "gathered", 4);
+  train(config_of_test(4, 2, 2, "dualpipe"), folder / "gathered", 6);
+  const auto gathered = read_metrics(local_file_system(), folder / "gathered");
+  const auto through = read_metrics(local_file_system(), folder / "through");
+  ASSERT_EQ(gathered.size(), 6u);
+  for (size_t i = 0; i < 6; ++i) EXPECT_NEAR(gathered[i].loss, through[i].loss, 1e-5);
   // And on one whose sums have another: within rounding.
   train(config_of_test(1, 1, 1, "1f1b"), folder / "other", 3);
   train(dual, folder / "other", 6);
@@ -234,13 +271,95 @@ std::vector<pid_t> children_of(pid_t parent) {
   return children;
 }
 
-pid_t start_job(const std::string& line) {
+pid_t start_job(const std::string& line, const std::string& output = "/dev/null") {
   const pid_t job = ::fork();
   if (job == 0) {
-    ::execl("/bin/sh", "sh", "-c", ("exec " + line + " > /dev/null 2>&1").c_str(), nullptr);
+    ::execl("/bin/sh", "sh", "-c", ("exec " + line + " > " + output + " 2>&1").c_str(), nullptr);
     ::_exit(127);
   }
   return job;
+}
+
+// Ranks as threads of a child that the launcher starts again.
+TEST_F(ProgramRuns, RestartsGoOnFromTheLastCheckpoint) {
+  const std::string mesh = "--pp 2 --ep 2 --schedule 1f1b --ranks 4";
+  int status = 0;
+  std::string output = output_of(command("through", 30, mesh), &status);
+  ASSERT_EQ(status, 0) << output;
+  const pid_t launcher = start_job(command("restarted", 30, mesh + " --restarts 3"));
+  int kills = 0;
+  for (int waited = 0; waited < 3000 && kills < 2; ++waited) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    std::vector<std::string> skipped;
+    const std::vector<pid_t> run = children_of(launcher);
+    const auto saved = list_checkpoints(local_file_system(), folder_ / "restarted", skipped);
+    if (run.empty() || saved.empty() || saved.back() < 5 * (kills + 1)) continue;
+    ::kill(run[0], SIGKILL);
+    ++kills;
+  }
+  ASSERT_EQ(::waitpid(launcher, &status, 0), launcher);
+  EXPECT_EQ(kills, 2);
+  EXPECT_EQ(status, 0);
+  EXPECT_EQ(checkpoint(folder_ / "restarted", 30), checkpoint(folder_ / "through", 30));
+  // What would fail alike is not tried again.
+  output = output_of(command("none", 3, "--ranks 3 --pp 2 --restarts 1"), &status);
+  EXPECT_NE(status, 0);
+  EXPECT_EQ(output.find("restart 1"), std::string::npos) << output;
+}
+
+// One thread of a rank stops while its watch goes on telling that it lives.
+TEST_F(ProgramRuns, AHungRankIsNamedAndEndsTheJob) {
+  const pid_t job =
+      start_job(std::string(kMpirun) + " -n 2 " +
+                    command("hung", 100000, "--pp 2 --set parallel.timeout_seconds=10"),
+                folder_ / "said");
+  std::vector<std::string> skipped;
+  const auto started = [&] {
+    return !list_checkpoints(local_file_system(), folder_ / "hung", skipped).empty();
+  };
+  for (int waited = 0; waited < 300 && !started(); ++waited)
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  ASSERT_TRUE(started());
+  const std::vector<pid_t> ranks = children_of(job);
+  ASSERT_EQ(ranks.size(), 2u);
+  const pid_t hung = ranks[1];
+  if (::ptrace(PTRACE_SEIZE, hung, nullptr, nullptr) != 0) GTEST_SKIP() << "may not stop a thread";
+  ASSERT_EQ(::ptrace(PTRACE_INTERRUPT, hung, nullptr, nullptr), 0);
+  int status = 0;
+  ASSERT_EQ(::waitpid(job, &status, 0), job);
+  EXPECT_NE(status, 0);
+  const std::string said = local_file_system().read_all(folder_ / "said");
+  EXPECT_TRUE(std::regex_search(said, std::regex("rank [01] has computed for .* it hangs")))
+      << said;
+}
+
+TEST_F(ProgramRuns, DryRunSaysWhatEachRankHolds) {
+  std::string config = local_file_system().read_all(folder_ / "run.toml");
+  for (const auto& [small, large] :
+       {std::pair("hidden_size = 32", "hidden_size = 256"),
+        std::pair("moe_intermediate_size = 16", "moe_intermediate_size = 128")}) {
+    config.replace(config.find(small), std::strlen(small), large);
+  }
+  std::ofstream(folder_ / "wide.toml") << config;
+  const auto optimizer_mib = [&](int ranks, const std::string& mesh) {
+    int status = 0;
+    const std::string output =
+        output_of(fmt::format("{}/fathom train --config {} --dry-run --ranks {} {} --threads 1 "
+                              "--set schedule.batch_rows=8",
+                              FATHOM_BINARY_DIR, folder_ / "wide.toml", ranks, mesh),
+                  &status);
+    EXPECT_EQ(status, 0) << output;
+    std::vector<double> found;
+    const std::regex line("own part +([0-9.]+) MiB");
+    for (std::sregex_iterator i(output.begin(), output.end(), line), end; i != end; ++i)
+      found.push_back(std::stod((*i)[1]));
+    return found;
+  };
+  EXPECT_EQ(optimizer_mib(4, "--pp 2 --ep 2 --schedule dualpipe").size(), 2u);  // pipeline ranks
+  const std::vector<double> two = optimizer_mib(2, ""), eight = optimizer_mib(8, "");
+  ASSERT_EQ(two.size(), 1u);
+  ASSERT_EQ(eight.size(), 1u);
+  EXPECT_NEAR(two[0] / eight[0], 4, 0.3);  // blocks are dealt out whole
 }
 
 TEST_F(ProgramRuns, KilledRanksChangeNothing) {

@@ -125,6 +125,10 @@ struct SaveOptions {
 void write_hf_files(FileSystem& files, const std::string& folder, const ModelConfig& config,
                     const ParameterSet& parameters, const SaveOptions& options = {});
 
+// config.json and generation_config.json alone, for weights of `dtype` that others write.
+void write_hf_configuration(FileSystem& files, const std::string& folder, const ModelConfig& config,
+                            DType dtype);
+
 // The same as one transaction: `directory` appears or is replaced as a whole, or stays as it was.
 void save_hf_folder(FileSystem& files, const std::string& directory, const ModelConfig& config,
                     const ParameterSet& parameters, const SaveOptions& options = {});

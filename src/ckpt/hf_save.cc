@@ -30,14 +30,19 @@ std::string generation_config_json(const ModelConfig& config) {
 
 }  // namespace
 
+void write_hf_configuration(FileSystem& files, const std::string& folder, const ModelConfig& config,
+                            DType dtype) {
+  ModelConfig stored = config;
+  stored.torch_dtype = torch_dtype_name(dtype);
+  stored.fp8_block_rows = stored.fp8_block_cols = 0;
+  stored.weight_panels = false;
+  validate(stored, "configuration to save");
+  write_synced(files, join_path(folder, "generation_config.json"), generation_config_json(config));
+  write_synced(files, join_path(folder, "config.json"), to_config_json(stored));
+}
+
 void write_hf_files(FileSystem& files, const std::string& folder, const ModelConfig& config,
                     const ParameterSet& parameters, const SaveOptions& options) {
-  ModelConfig stored_config = config;
-  stored_config.torch_dtype = torch_dtype_name(options.dtype);
-  stored_config.fp8_block_rows = stored_config.fp8_block_cols = 0;
-  stored_config.weight_panels = false;
-  validate(stored_config, "configuration to save");
-
   std::map<std::string, std::string, std::less<>> source;  // stored name -> parameter
   std::vector<SafetensorsItem> items;
   for (int64_t i = 0; i < parameters.size(); ++i) {
@@ -59,8 +64,7 @@ void write_hf_files(FileSystem& files, const std::string& folder, const ModelCon
                  "'{}' cannot be a further file of a checkpoint", name);
     write_synced(files, join_path(folder, name), contents);
   }
-  write_synced(files, join_path(folder, "generation_config.json"), generation_config_json(config));
-  write_synced(files, join_path(folder, "config.json"), to_config_json(stored_config));
+  write_hf_configuration(files, folder, config, options.dtype);
 }
 
 void save_hf_folder(FileSystem& files, const std::string& directory, const ModelConfig& config,

@@ -37,7 +37,9 @@ int run_as_process(const ParallelConfig& config, const std::string& fingerprint,
     std::fflush(stderr);
   };
   const std::unique_ptr<Transport> transport =
-      join_mpi(static_cast<int>(config.ranks_per_node), {.on_silence = say, .on_slow = say});
+      // Before the waiting ranks, which know less, give up themselves.
+      join_mpi(static_cast<int>(config.ranks_per_node),
+               {.hang_seconds = 0.9 * config.timeout_seconds, .on_silence = say, .on_slow = say});
   const Communicator world(*transport, {.timeout_seconds = config.timeout_seconds});
   int status = kExitFailed;
   try {

@@ -5,6 +5,7 @@
 #include "cli/live_panel.h"
 #include "cli/policy_table.h"
 #include "cli/ranks.h"
+#include "cli/restarts.h"
 #include "cli/stop_signal.h"
 #include "cli/verbs.h"
 #include "comm/fake_transport.h"
@@ -22,6 +23,7 @@ namespace {
 struct Options {
   std::string config, out;
   std::optional<int64_t> seed, steps, threads, ranks, pp, ep;
+  int64_t restarts = 0;
   std::optional<std::string> precision, schedule;
   std::vector<std::string> set;
   bool resume = false, print_config = false, print_policy = false, dry_run = false, quiet = false,
@@ -118,19 +120,56 @@ void write_pictures(const std::string& run_folder, Trainer& trainer) {
 void write_timeline(const std::string& run_folder, const Communicator& world,
                     const Trainer& trainer) {
   const Timeline timeline = gather_timeline(world, trainer.distributed()->timeline());
+  const ZonesByRank parts = gather_zones(world, trainer.distributed()->zones());
   if (timeline.empty()) return;
   FileSystem& files = local_file_system();
   write_file_atomically(
       files, join_path(run_folder, "timeline.svg"),
-      timeline_svg(timeline, "The last step: " + trainer.distributed()->mesh().describe()));
+      timeline_svg(timeline, "The last step: " + trainer.distributed()->mesh().describe(), parts));
   write_file_atomically(files, join_path(run_folder, "timeline.json"),
-                        timeline_trace_json(timeline, 1e6));
+                        timeline_trace_json(timeline, 1e6, parts));
 }
 
 int train(const Options& options, const TrainConfig& config, const ConfigOrigins& origins,
           const StopSignal& stop, const Communicator* world);
+std::unique_ptr<Loader> load(Context& ctx, const TrainConfig& config, const Communicator* world,
+                             TrainDisplay& display, ModelConfig& model);
+
+// What every kind of rank of the mesh would hold, without any of them: one line for each line of
+// the memory table, one column for each pipeline rank (its data ranks hold equally much).
+int dry_run(Context& ctx, const TrainConfig& config, const ModelConfig& model,
+            TrainDisplay& display) {
+  const auto num_ranks = static_cast<int>(config.parallel.ranks);
+  const Mesh mesh = Mesh::make(config.parallel, model, num_ranks);
+  const Topology topology =
+      Topology::uniform(num_ranks, static_cast<int>(config.parallel.ranks_per_node));
+  const int64_t rows = std::max(config.schedule.batch_rows, config.schedule.batch_rows_begin);
+  for (int p = 0; p < mesh.pipeline_ranks; ++p) {
+    FakeTransport nobody(mesh.rank_at(p, 0), topology);
+    const Communicator world(nobody);
+    const DistributedStep step(ctx, world, model, config.train, config.parallel,
+                               static_cast<uint64_t>(config.seed), rows);
+    display.message(mesh.data_ranks == 1 ? fmt::format("rank {}", mesh.rank_at(p, 0))
+                                         : fmt::format("ranks {} to {}, each", mesh.rank_at(p, 0),
+                                                       mesh.rank_at(p, mesh.data_ranks - 1)));
+    for (const std::string& line : memory_table(step.memory())) display.message(line);
+  }
+  return kExitDone;
+}
 
 int run(const Options& options) {
+  if (options.restarts > 0 && !options.dry_run) {
+    if (started_by_mpi())
+      fail(ErrorKind::kUsage,
+           "--restarts: found mpirun, expected ranks as threads (docs/many_ranks.md has the loop "
+           "around mpirun)");
+    return run_with_restarts(static_cast<int>(options.restarts), [&](int attempt) {
+      Options again = options;
+      again.restarts = 0;
+      again.resume = options.resume || attempt > 0;
+      return run(again);
+    });
+  }
   TrainConfig config;
   const ConfigOrigins origins = read_config(options, config);
   if (options.print_config) {
@@ -144,11 +183,14 @@ int run(const Options& options) {
   if (options.out.empty() && !options.dry_run) fail(ErrorKind::kUsage, "train: --out is required");
   StopSignal stop;
   if (options.dry_run && config.parallel.ranks > 1 && !started_by_mpi()) {
-    // One rank of them, with nobody to talk to.
     FakeTransport nobody(0, Topology::uniform(static_cast<int>(config.parallel.ranks),
                                               static_cast<int>(config.parallel.ranks_per_node)));
     const Communicator world(nobody);
-    return train(options, config, origins, stop, &world);
+    Context ctx(static_cast<int>(config.threads));
+    TrainDisplay display(options.quiet);
+    ModelConfig model;
+    load(ctx, config, &world, display, model);
+    return dry_run(ctx, config, model, display);
   }
   const std::string fingerprint =
       fmt::format("{} {}", FATHOM_VERSION, config_to_json(fields_of(config)));
@@ -237,6 +279,8 @@ Verb train_verb() {
             line.add("--out", options->out,
                      "folder of the run: metrics.jsonl, tensorboard/, checkpoints/");
             line.add("--resume", options->resume, "go on from the newest checkpoint in --out");
+            line.add("--restarts", options->restarts,
+                     "when the run dies, go on from its last checkpoint, at most this often");
             line.add("--seed", options->seed, "overrides seed");
             line.add("--steps", options->steps, "overrides max_steps");
             line.add("--threads", options->threads, "overrides threads");

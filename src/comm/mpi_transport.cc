@@ -9,6 +9,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <deque>
+#include <limits>
 #include <mutex>
 #include <thread>
 #include <unordered_map>
@@ -170,6 +171,17 @@ class MpiTransport final : public Transport {
     return true;
   }
 
+  bool has_come(int64_t receive) override {
+    const std::lock_guard lock(mpi_);
+    for (const MPI_Request& request : receives_.at(receive).requests) {
+      int done = 0;
+      check_mpi(MPI_Request_get_status(request, &done, MPI_STATUS_IGNORE),
+                "MPI_Request_get_status");
+      if (done == 0) return false;
+    }
+    return true;
+  }
+
   std::optional<PeerStatus> status_of(int rank) override {
     if (!watches(rank) || !watcher_.joinable()) return std::nullopt;
     const std::lock_guard lock(mpi_);
@@ -269,12 +281,21 @@ class MpiTransport final : public Transport {
     const Clock::time_point since{Clock::duration(since_.load())};
     heard_[0].beat.seconds = std::chrono::duration<double>(Clock::now() - since).count();
     int busy = -1;
+    double seconds = std::numeric_limits<double>::infinity();  // that all have waited
     for (int r = 0; r < size(); ++r) {
       const Beat& beat = heard_[static_cast<size_t>(r)].beat;
       const bool computes = beat.waiting_for < 0;
       if (beat.ended != 0 || beat.seconds < watch_.silence_seconds || (computes && busy >= 0))
         return;
       if (computes) busy = r;
+      seconds = std::min(seconds, beat.seconds);
+    }
+    if (busy >= 0 && seconds >= watch_.hang_seconds) {
+      watch_.on_silence(
+          fmt::format("rank {} has computed for {:.0f} s while all others wait for it: it hangs; "
+                      "ending the job",
+                      busy, seconds));
+      MPI_Abort(MPI_COMM_WORLD, 1);
     }
     if (busy < 0 || busy == slow_named_) return;
     slow_named_ = busy;

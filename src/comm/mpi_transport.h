@@ -15,10 +15,12 @@ bool started_by_mpi();
 
 // Every rank tells another, twice a second, that it lives and whom it waits for: all tell rank 0,
 // which tells rank 1. Who hears nothing from a rank (it was stopped, its machine is gone) names it
-// and ends the job; a rank for which all others wait is named and left alone, since a long
-// computation is no fault. Both are called on a thread of the watch; without them nobody watches.
+// and ends the job; a rank for which all others wait is named and, since a long computation is no
+// fault, left alone until hang_seconds have passed: then it hangs, and the job ends. Both are
+// called on a thread of the watch; without them nobody watches.
 struct MpiWatch {
   double silence_seconds = 8;
+  double hang_seconds = 600;
   std::function<void(const std::string&)> on_silence;  // before the job ends
   std::function<void(const std::string&)> on_slow;
 };

@@ -11,16 +11,11 @@
 #include "ckpt/hf_folder.h"
 #include "ckpt/safetensors.h"
 #include "core/json.h"
+#include "train/checkpoint_internal.h"
 
 namespace fathom {
-namespace {
 
-constexpr const char* kStateFile = "training/state.json";
-constexpr int64_t kFormatVersion = 1;
-constexpr std::string_view kPrefix = "step-";
-constexpr size_t kDigits = 8;
-// Behind a checkpoint's name while it is being written (by FolderTransaction) and deleted.
-constexpr std::string_view kSaving = ".tmp-save", kDeleting = ".tmp-delete";
+namespace checkpoint_internal {
 
 std::string checkpoints_folder(const std::string& run_folder) {
   return join_path(run_folder, "checkpoints");
@@ -31,6 +26,63 @@ std::string hash_file(FileSystem& files, const std::string& path) {
   const XXH128_hash_t hash = XXH3_128bits(file->bytes().data(), file->bytes().size());
   return fmt::format("{:016x}{:016x}", hash.high64, hash.low64);
 }
+
+DType stored_dtype(const Policy& policy) {
+  return policy.weights == DType::kBF16 ? DType::kBF16 : DType::kF32;
+}
+
+TensorFiles::TensorFiles(FileSystem& files, const std::string& checkpoint_folder,
+                         const std::string& stem)
+    : where_(join_path(checkpoint_folder, "training/" + stem)) {
+  const std::string folder = join_path(checkpoint_folder, "training");
+  for (const std::string& name : files.list(folder)) {
+    const bool is_part = name.rfind(stem + "-", 0) == 0 && name.ends_with(".safetensors");
+    if (name == stem + ".safetensors" || is_part)
+      readers_.push_back(std::make_unique<SafetensorsReader>(files, join_path(folder, name)));
+  }
+}
+
+std::pair<const SafetensorsReader*, const SafetensorsEntry*> TensorFiles::at(
+    const std::string& name, DType dtype, const Shape& shape) const {
+  for (const auto& reader : readers_) {
+    const SafetensorsEntry* entry = reader->find(name);
+    if (entry == nullptr) continue;
+    // Strict, or the run would go on as another one.
+    if (entry->dtype != dtype || entry->shape != shape) {
+      throw_bad_input(
+          {.where = reader->path(),
+           .field = name,
+           .found = fmt::format("{} {}", dtype_name(entry->dtype), to_string(entry->shape)),
+           .expected = fmt::format("{} {}", dtype_name(dtype), to_string(shape))});
+    }
+    return {reader.get(), entry};
+  }
+  throw_bad_input({.where = where_,
+                   .field = name,
+                   .found = "no such tensor",
+                   .expected = "one for every parameter of the model"});
+}
+
+void TensorFiles::expect_count(int64_t num_tensors) const {
+  int64_t found = 0;
+  for (const auto& reader : readers_) found += static_cast<int64_t>(reader->entries().size());
+  if (found == num_tensors) return;
+  throw_bad_input({.where = where_,
+                   .found = fmt::format("{} tensors", found),
+                   .expected = fmt::format("{}, those of the model", num_tensors)});
+}
+
+}  // namespace checkpoint_internal
+
+using namespace checkpoint_internal;
+
+namespace {
+
+constexpr int64_t kFormatVersion = 1;
+constexpr std::string_view kPrefix = "step-";
+constexpr size_t kDigits = 8;
+// Behind a checkpoint's name while it is being written (by FolderTransaction) and deleted.
+constexpr std::string_view kSaving = ".tmp-save", kDeleting = ".tmp-delete";
 
 // Names of all files below `folder`, as "name" or "training/name", sorted.
 std::vector<std::string> files_below(FileSystem& files, const std::string& folder,
@@ -49,17 +101,17 @@ std::vector<std::string> files_below(FileSystem& files, const std::string& folde
 }
 
 struct NamedSet {
-  const char* file;
+  const char* stem;
   ParameterSet* set;
   bool with_router_bias;
 };
 
 // The tensors of the training state, in the order of files.
 std::vector<NamedSet> tensor_files(const TrainingTensors& all) {
-  std::vector<NamedSet> sets = {{"training/master.safetensors", all.master, true},
-                                {"training/first_moments.safetensors", all.first_moments, false},
-                                {"training/second_moments.safetensors", all.second_moments, false}};
-  if (all.average != nullptr) sets.push_back({"training/average.safetensors", all.average, true});
+  std::vector<NamedSet> sets = {{"master", all.master, true},
+                                {"first_moments", all.first_moments, false},
+                                {"second_moments", all.second_moments, false}};
+  if (all.average != nullptr) sets.push_back({"average", all.average, true});
   return sets;
 }
 
@@ -79,30 +131,19 @@ void write_set(FileSystem& files, const std::string& path, const NamedSet& named
   writer.finish();
 }
 
-// Strict both ways: the same names, shapes and dtypes, or the run would go on as another one.
-void read_set(FileSystem& files, const std::string& path, const NamedSet& named) {
-  const SafetensorsReader reader(files, path);
+// Strict both ways: the same names, shapes and dtypes.
+void read_set(FileSystem& files, const std::string& folder, const NamedSet& named) {
+  const TensorFiles tensors(files, folder, named.stem);
   int64_t expected = 0;
   for (int64_t i = 0; i < named.set->size(); ++i) {
     if (!belongs(named, i)) continue;
     ++expected;
     const TensorView& view = named.set->view(i);
-    const SafetensorsEntry& entry = reader.at(named.set->spec(i).name);
-    if (entry.dtype != view.dtype || entry.shape != named.set->spec(i).shape) {
-      throw_bad_input(
-          {.where = path,
-           .field = entry.name,
-           .found = fmt::format("{} {}", dtype_name(entry.dtype), to_string(entry.shape)),
-           .expected = fmt::format("{} {}", dtype_name(view.dtype), to_string(view.shape))});
-    }
-    reader.read_converted(entry, view);
+    const ParameterSpec& spec = named.set->spec(i);
+    const auto [reader, entry] = tensors.at(spec.name, view.dtype, spec.shape);
+    reader->read_converted(*entry, view);
   }
-  const auto found = static_cast<int64_t>(reader.entries().size());
-  if (found != expected) {
-    throw_bad_input({.where = path,
-                     .found = fmt::format("{} tensors", found),
-                     .expected = fmt::format("{}, those of the model", expected)});
-  }
+  tensors.expect_count(expected);
 }
 
 // The step of "step-00000120"; nullopt for any other name.
@@ -215,25 +256,7 @@ std::string checkpoint_name(int64_t step) {
   return fmt::format("{}{:0{}}", kPrefix, step, kDigits);
 }
 
-void save_training_checkpoint(FileSystem& files, const std::string& run_folder,
-                              const TrainingState& state, StepEngine& step,
-                              const CheckpointExtras& extras) {
-  const TrainingTensors all = step.collect_tensors();
-  if (all.master == nullptr) return;
-  const std::string folder = join_path(checkpoints_folder(run_folder), checkpoint_name(state.step));
-  files.make_directories(checkpoints_folder(run_folder));
-  FolderTransaction transaction(files, folder);
-  const std::string& temporary = transaction.path();
-
-  const Model& model = step.model();
-  const DType dtype = model.policy().weights == DType::kBF16 ? DType::kBF16 : DType::kF32;
-  write_hf_files(files, temporary, model.config(), *all.master, {.dtype = dtype});
-  if (extras.tokenizer != nullptr) save_tokenizer(files, *extras.tokenizer, temporary);
-  for (const auto& [name, contents] : extras.files) transaction.write_file(name, contents);
-  files.make_directories(join_path(temporary, "training"));
-  for (const NamedSet& named : tensor_files(all))
-    write_set(files, join_path(temporary, named.file), named);
-
+Json checkpoint_internal::state_to_json(const TrainingState& state) {
   Json object = Json::object();
   object["format_version"] = kFormatVersion;
   object["step"] = state.step;
@@ -244,7 +267,31 @@ void save_training_checkpoint(FileSystem& files, const std::string& run_folder,
   object["log"] = {{"metrics_bytes", state.log.metrics_bytes},
                    {"events_bytes", state.log.events_bytes}};
   object["config"] = parse_json(state.config_json, "configuration");
-  Json& list = object["files"] = Json::object();
+  object["files"] = Json::object();
+  return object;
+}
+
+void save_training_checkpoint(FileSystem& files, const std::string& run_folder,
+                              const TrainingState& state, StepEngine& step,
+                              const CheckpointExtras& extras) {
+  const TrainingTensors all = step.collect_tensors();
+  const std::string folder = join_path(checkpoints_folder(run_folder), checkpoint_name(state.step));
+  files.make_directories(checkpoints_folder(run_folder));
+  FolderTransaction transaction(files, folder);
+  const std::string& temporary = transaction.path();
+
+  const Model& model = step.model();
+  const DType dtype = stored_dtype(model.policy());
+  write_hf_files(files, temporary, model.config(), *all.master, {.dtype = dtype});
+  if (extras.tokenizer != nullptr) save_tokenizer(files, *extras.tokenizer, temporary);
+  for (const auto& [name, contents] : extras.files) transaction.write_file(name, contents);
+  files.make_directories(join_path(temporary, "training"));
+  for (const NamedSet& named : tensor_files(all))
+    write_set(files, join_path(temporary, fmt::format("training/{}.safetensors", named.stem)),
+              named);
+
+  Json object = state_to_json(state);
+  Json& list = object["files"];
   for (const std::string& name : files_below(files, temporary)) {
     const std::string path = join_path(temporary, name);
     list[name] = {{"bytes", files.info(path).bytes}, {"xxh3_128", hash_file(files, path)}};
@@ -326,8 +373,7 @@ void load_training_tensors(FileSystem& files, const std::string& checkpoint_fold
                            StepEngine& step) {
   const TrainingTensors all = step.room_for_tensors();
   if (all.master != nullptr) {
-    for (const NamedSet& named : tensor_files(all))
-      read_set(files, join_path(checkpoint_folder, named.file), named);
+    for (const NamedSet& named : tensor_files(all)) read_set(files, checkpoint_folder, named);
   }
   step.spread_tensors();
 }

@@ -41,8 +41,8 @@ struct CheckpointExtras {
   const Tokenizer* tokenizer = nullptr;                    // saved with the weights; may be null
   std::vector<std::pair<std::string, std::string>> files;  // further files by name
 };
-// One transaction: the folder appears whole, or nothing changes. Tensors are whole, however many
-// ranks they are spread over; all ranks call it, rank 0 writes.
+// One transaction: the folder appears whole, or nothing changes. In one process; of many ranks all
+// write (sharded_checkpoint.h).
 void save_training_checkpoint(FileSystem& files, const std::string& run_folder,
                               const TrainingState& state, StepEngine& step,
                               const CheckpointExtras& extras);
@@ -56,8 +56,7 @@ std::vector<int64_t> list_checkpoints(FileSystem& files, const std::string& run_
 std::optional<int64_t> find_latest_checkpoint(FileSystem& files, const std::string& run_folder,
                                               std::vector<std::string>& skipped);
 TrainingState read_training_state(FileSystem& files, const std::string& checkpoint_folder);
-// Tensors of a checkpoint into `step` (master, moments, average, router biases), bit for bit. All
-// ranks call it, rank 0 reads.
+// Tensors of a checkpoint into `step` (master, moments, average, router biases), bit for bit.
 void load_training_tensors(FileSystem& files, const std::string& checkpoint_folder,
                            StepEngine& step);
 

@@ -56,36 +56,67 @@ class DistributedStep::Runner final : public ChunkRunner {
     return bytes_of(last_gradient_[static_cast<size_t>(at.chunk)]);
   }
   void forward(const ChunkBatch& at) override {
+    finish_weights();
     int64_t* experts = nullptr;
     double* row = row_of(at, experts);
     keep_losses(
         at, row,
         stage(at).forward(step_.ctx_, slot(at), with_gradients_ ? &step_.gradient_views_ : nullptr,
                           experts, row != nullptr ? row + first_balance() : nullptr));
+    name_zones(at.micro_batch, -1);
     if (!with_gradients_ && is_last(at)) release(at);
   }
-  void overlapped(const ChunkBatch& forward_at, const ChunkBatch& backward_at) override {
-    if (!step_.overlap_) return ChunkRunner::overlapped(forward_at, backward_at);
+  void begin_overlapped(const ChunkBatch& at) override {
+    if (!step_.overlap_) return;
+    if (begun_ != at) {
+      if (left_ && left_->chunk == at.chunk) finish_weights();
+      stage(at).begin_backward(step_.ctx_, slot(at), step_.gradient_views_);
+      name_zones(-1, at.micro_batch);
+      begun_ = at;
+    }
+    finish_weights();  // while the first rows travel
+  }
+  void overlapped(const ChunkBatch& forward_at, const ChunkBatch& backward_at,
+                  const std::function<void()>& gradient_ready) override {
+    if (!step_.overlap_) return ChunkRunner::overlapped(forward_at, backward_at, gradient_ready);
     int64_t* experts = nullptr;
     double* row = row_of(forward_at, experts);
     keep_losses(forward_at, row,
                 StagePass::overlapped(step_.ctx_, stage(forward_at), slot(forward_at),
                                       stage(backward_at), slot(backward_at), step_.gradient_views_,
-                                      experts, row + first_balance()));
-    remember_gradient(backward_at);
-    release(backward_at);
+                                      experts, row + first_balance(), [&] {
+                                        name_zones(forward_at.micro_batch, backward_at.micro_batch);
+                                        remember_gradient(backward_at);
+                                        gradient_ready();
+                                      }));
+    name_zones(forward_at.micro_batch, backward_at.micro_batch);
+    left_ = backward_at;
+  }
+  // What the last overlapped pair left.
+  void finish_weights() {
+    if (!left_) return;
+    stage(*left_).finish_weights(step_.ctx_);
+    name_zones(-1, left_->micro_batch);
+    release(*left_);
+    left_.reset();
   }
   void backward(const ChunkBatch& at) override {
+    finish_weights();
     stage(at).backward(step_.ctx_, slot(at), step_.gradient_views_);
+    name_zones(-1, at.micro_batch);
     remember_gradient(at);
     release(at);
   }
   void backward_input(const ChunkBatch& at) override {
+    finish_weights();
     stage(at).backward_input(step_.ctx_, slot(at), step_.gradient_views_);
+    name_zones(-1, at.micro_batch);
     remember_gradient(at);
   }
   void backward_weight(const ChunkBatch& at) override {
+    finish_weights();
     stage(at).backward_weight(step_.ctx_, slot(at), step_.gradient_views_);
+    name_zones(-1, at.micro_batch);
     release(at);
   }
 
@@ -116,6 +147,7 @@ class DistributedStep::Runner final : public ChunkRunner {
     const auto [found, is_new] = slots_.emplace(std::pair(at.chunk, at.micro_batch), -1);
     if (!is_new) return found->second;
     std::vector<bool>& free = free_[static_cast<size_t>(at.chunk)];
+    if (left_ && left_->chunk == at.chunk) finish_weights();  // its slot may be the one
     const auto first = std::find(free.begin(), free.end(), true);
     FATHOM_CHECK(first != free.end(), "more micro-batches in flight than the schedule says");
     *first = false;
@@ -129,6 +161,13 @@ class DistributedStep::Runner final : public ChunkRunner {
     free_[static_cast<size_t>(at.chunk)][static_cast<size_t>(found->second)] = true;
     slots_.erase(found);
   }
+  // The micro-batches of the zones since the last call.
+  void name_zones(int forward, int backward) {
+    for (; named_ < step_.zones_.size(); ++named_) {
+      Zone& zone = step_.zones_[named_];
+      zone.item = zone.pass == 'F' ? forward : backward;
+    }
+  }
   void remember_gradient(const ChunkBatch& at) {
     last_gradient_[static_cast<size_t>(at.chunk)] = stage(at).gradient(slot(at));
   }
@@ -139,6 +178,8 @@ class DistributedStep::Runner final : public ChunkRunner {
   bool with_gradients_;
   std::map<std::pair<int, int>, int> slots_;
   std::vector<std::vector<bool>> free_;
+  std::optional<ChunkBatch> left_, begun_;
+  size_t named_ = 0;  // of the step's zones
   TensorView last_gradient_[2];
 };
 
@@ -280,7 +321,8 @@ void DistributedStep::set_up_stages(int num_micro_batches) {
     stage_memory_.push_back({.max_rows = config_.micro_batch_rows,
                              .max_context = config_.context,
                              .num_slots = peak_kept(schedule, pipeline_.rank(), chunk),
-                             .num_put_off = most_put_off});
+                             .num_put_off = most_put_off,
+                             .travels = overlap_});
     stages_.push_back(std::make_unique<StagePass>(*model_, range, stage_memory_.back()));
   }
 }
@@ -315,7 +357,16 @@ StepResult DistributedStep::accumulate(const Batch& batch, const StepPlan& plan)
   };
   runner.global = [&](int m) { return static_cast<int64_t>(data_rank) * cut.per_rank + m; };
   world_.barrier();  // timelines begin together
+  zones_.clear();
+  ctx_.zones = &zones_;
+  const double start = steady_seconds();
   timeline_ = execute(pipeline_, schedule_for(cut.per_rank), runner);
+  runner.finish_weights();
+  ctx_.zones = nullptr;
+  for (Zone& zone : zones_) {
+    zone.begin -= start;
+    zone.end -= start;
+  }
 
   world_.all_reduce<int64_t>(expert_counts_);
   gather_losses();
@@ -454,6 +505,38 @@ std::vector<MemoryLine> DistributedStep::memory() const {
     lines.insert(lines.end(), saved.begin(), saved.end());
   }
   return lines;
+}
+
+TensorPortion DistributedStep::own_portion(ShardedOptimizer::Kind kind) {
+  using Kind = ShardedOptimizer::Kind;
+  TensorPortion portion = optimizer_->own_portion(kind);
+  if (kind != Kind::kMaster && kind != Kind::kAverage) return portion;
+  // From the first holder of each; their average is what they are.
+  for (int64_t i = 0; bias_master_ != nullptr && i < bias_master_->size(); ++i) {
+    const ParameterSpec& spec = bias_master_->spec(i);
+    if (mesh_.holders(config_of_model_, spec).front() != world_.rank()) continue;
+    const TensorView& bias = bias_master_->view(i);
+    const DType dtype = kind == Kind::kMaster ? bias.dtype : DType::kF32;
+    std::vector<std::byte>& bytes =
+        portion.bytes.emplace_back(static_cast<size_t>(bias.num_elements() * dtype_bytes(dtype)));
+    const TensorView copy(bytes.data(), dtype, spec.shape, bias.name);
+    cast(ctx_, bias, copy);
+    portion.tensors.push_back(copy);
+    portion.router_biases.insert(spec.name);
+  }
+  return portion;
+}
+
+void DistributedStep::take_tensors(ShardedOptimizer::Kind kind, const TensorSource& source) {
+  optimizer_->take(kind, source);
+  if (kind != ShardedOptimizer::Kind::kMaster || bias_master_ == nullptr) return;
+  for (int64_t i = 0; i < bias_master_->size(); ++i) {
+    const TensorView& bias = bias_master_->view(i);
+    const ParameterSpec& spec = bias_master_->spec(i);
+    std::memcpy(bias.data, source(spec.name, bias.dtype, spec.shape),
+                static_cast<size_t>(bias.num_bytes()));
+    cast(ctx_, bias, model_->weights()[spec.name]);
+  }
 }
 
 TrainingTensors DistributedStep::room_for_tensors() {

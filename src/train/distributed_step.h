@@ -45,6 +45,13 @@ class DistributedStep final : public StepEngine {
   TrainingTensors room_for_tensors() override;
   void spread_tensors() override;
 
+  // Checkpoints that all ranks write and read (sharded_checkpoint.h): the tensors of one kind, with
+  // router biases where the kind has them, of which this rank writes the files; its part of what
+  // was read; and, when all kinds have been, the weights made from it.
+  TensorPortion own_portion(ShardedOptimizer::Kind kind);
+  void take_tensors(ShardedOptimizer::Kind kind, const TensorSource& source);
+  void refresh_weights() { optimizer_->refresh_weights(ctx_); }
+
   const Mesh& mesh() const { return mesh_; }
   const ParameterSet& gradients() const { return gradients_; }  // this rank's, before the sum
   const ShardedOptimizer& optimizer() const { return *optimizer_; }
@@ -58,6 +65,8 @@ class DistributedStep final : public StepEngine {
   const std::vector<MicroBatchLoss>& micro_batch_losses() const { return losses_; }
   // When this rank ran what in the last step, in seconds since its begin.
   const std::vector<TimelineSpan>& timeline() const { return timeline_; }
+  // The same, by the parts of blocks.
+  const std::vector<Zone>& zones() const { return zones_; }
 
  private:
   class Runner;
@@ -108,6 +117,7 @@ class DistributedStep final : public StepEngine {
   std::vector<MicroBatchLoss> losses_;
   std::vector<double> loss_table_;  // [micro-batches, 1 + mtp + moe layers]: what this rank found
   std::vector<TimelineSpan> timeline_;
+  std::vector<Zone> zones_;
   std::unique_ptr<Gathered> gathered_;
 };
 

@@ -120,6 +120,7 @@ std::vector<ShardedOptimizer::Run> ShardedOptimizer::runs_of(const Shard& shard)
 }
 
 void ShardedOptimizer::set_master(const ParameterSet& local) {
+  finish_average();
   for (const Shard& shard : shards_) {
     int64_t at = 0;
     for (size_t p = shard.first_own; p < shard.first_own + shard.num_own; ++p) {
@@ -187,6 +188,7 @@ double ShardedOptimizer::gradient_norm(Context& ctx) const {
 void ShardedOptimizer::update(Context& ctx, double norm, double lr, int64_t step) {
   FATHOM_CHECK(std::isfinite(norm), "an update with a gradient norm of {}", norm);
   const double grad_scale = clip_factor(config_, norm);
+  finish_average();
   for (Shard& shard : shards_) {
     for (const Run& run : runs_of(shard)) {
       adamw(ctx, {.master = elements(shard.master, run.begin, run.count),
@@ -201,9 +203,22 @@ void ShardedOptimizer::update(Context& ctx, double norm, double lr, int64_t step
                   .grad_scale = grad_scale,
                   .step = step});
     }
-    if (has_average()) average_into(ctx, shard.master, average_decay_, shard.average);
     gather_weights(ctx, shard);
   }
+  begin_average();
+}
+
+void ShardedOptimizer::begin_average() {
+  if (!has_average()) return;
+  averaging_ = std::async(std::launch::async, [this] {
+    Context own(1);
+    for (const Shard& shard : shards_)
+      average_into(own, shard.master, average_decay_, shard.average);
+  });
+}
+
+void ShardedOptimizer::finish_average() const {
+  if (averaging_.valid()) averaging_.get();
 }
 
 std::vector<std::byte> ShardedOptimizer::gather(const Shard& shard, const TensorView& own) const {
@@ -323,7 +338,48 @@ const TensorView& ShardedOptimizer::state(const Shard& shard, Kind kind) const {
   return shard.master;
 }
 
+TensorPortion ShardedOptimizer::own_portion(Kind kind) const {
+  finish_average();
+  TensorPortion portion;
+  for (const Shard& shard : shards_) {
+    const DType dtype = state(shard, kind).dtype;
+    std::vector<std::byte> all = gather(shard, state(shard, kind));
+    int64_t at = 0;
+    bool any = false;
+    for (const Piece& piece : shard.pieces) {
+      const ParameterSpec& spec = local_.specs[static_cast<size_t>(piece.spec)];
+      // As blocks are spread: by where it begins.
+      if (piece.begin == 0 && at * shard.group.size() / shard.total() == shard.group.rank()) {
+        portion.tensors.emplace_back(all.data() + at * dtype_bytes(dtype), dtype, spec.shape,
+                                     weights_.view(piece.spec).name);
+        any = true;
+      }
+      at += piece.count;
+    }
+    if (any) portion.bytes.push_back(std::move(all));
+  }
+  return portion;
+}
+
+void ShardedOptimizer::take(Kind kind, const TensorSource& source) {
+  finish_average();
+  for (const Shard& shard : shards_) {
+    const TensorView& own = state(shard, kind);
+    const int64_t bytes = dtype_bytes(own.dtype);
+    int64_t at = 0;
+    for (size_t p = shard.first_own; p < shard.first_own + shard.num_own; ++p) {
+      const Piece& piece = shard.pieces[p];
+      const ParameterSpec& spec = local_.specs[static_cast<size_t>(piece.spec)];
+      std::memcpy(static_cast<std::byte*>(own.data) + at * bytes,
+                  source(spec.name, own.dtype, spec.shape) + piece.begin * bytes,
+                  static_cast<size_t>(piece.count * bytes));
+      at += piece.count;
+    }
+  }
+}
+
 void ShardedOptimizer::collect(Kind kind, ParameterSet* all) const {
+  finish_average();
   std::vector<std::vector<std::byte>> mine;  // of the classes whose first holder this rank is
   for (const Shard& shard : shards_) {
     std::vector<std::byte> bytes = gather(shard, state(shard, kind));
@@ -359,6 +415,7 @@ void ShardedOptimizer::collect(Kind kind, ParameterSet* all) const {
 }
 
 void ShardedOptimizer::spread(Kind kind, const ParameterSet* all) {
+  finish_average();
   if (world_.rank() == 0) {
     for (const ParameterClass& c : classes_) {
       std::vector<std::byte> bytes;

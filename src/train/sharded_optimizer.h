@@ -1,7 +1,7 @@
 // ZeRO-1 (report section 3.2; SYSTEMS row 78): the ranks that hold a parameter each keep the master
 // weights, moments and moving average of a part of it. A step sums gradients into the parts,
 // updates them, and hands the new weights to all holders, so that copies of a stage cannot drift
-// apart.
+// apart. The moving average follows behind, while the next step computes.
 //
 // Parameters are cut into blocks of kBlock elements, each owned by one rank; a rank owns
 // neighbours. The block is that of the kernel that sums squares, so the global norm is the one that
@@ -11,7 +11,11 @@
 // The router bias is not in here (bias_update.h).
 #pragma once
 
+#include <functional>
+#include <future>
 #include <memory>
+#include <set>
+#include <string>
 #include <vector>
 
 #include "comm/communicator.h"
@@ -20,6 +24,17 @@
 #include "train/optimizer.h"
 
 namespace fathom {
+
+// Whole tensors of one kind of state, of which this rank is to write a checkpoint's files.
+struct TensorPortion {
+  std::vector<TensorView> tensors;  // by parameter name
+  std::set<std::string> router_biases;
+  std::vector<std::vector<std::byte>> bytes;  // that the tensors lie in
+};
+
+// Where a parameter's whole tensor lies; to be read only, and not necessarily aligned.
+using TensorSource =
+    std::function<const std::byte*(const std::string& name, DType dtype, const Shape& shape)>;
 
 class ShardedOptimizer {
  public:
@@ -50,7 +65,12 @@ class ShardedOptimizer {
   enum class Kind { kMaster, kFirstMoment, kSecondMoment, kAverage };
   // Collects one kind on rank 0 of the mesh, into `all` (null elsewhere); all ranks call it.
   void collect(Kind kind, ParameterSet* all) const;
-  // The reverse; the caller refreshes the weights when the master has come.
+  // For checkpoints that all ranks write: the holders of a class deal its tensors out among
+  // themselves. All ranks call it; router biases are not in it.
+  TensorPortion own_portion(Kind kind) const;
+  // Reads the own blocks; the caller refreshes the weights when the master has come.
+  void take(Kind kind, const TensorSource& source);
+  // The reverse of collect(); the caller refreshes the weights when the master has come.
   void spread(Kind kind, const ParameterSet* all);
   void refresh_weights(Context& ctx);
   // Takes the own part from a full copy of the local parameters.
@@ -103,7 +123,12 @@ class ShardedOptimizer {
   ParameterSet& weights_;
   std::vector<std::string> block_names_;  // parameter of each block of the whole model
   std::vector<Shard> shards_;
+  // The average goes on on a thread of its own while the next step computes: it reads the master
+  // weights, which the next update alone changes, and its bits do not depend on when.
+  void begin_average();
+  void finish_average() const;
   Arena state_{""};
+  mutable std::future<void> averaging_;  // last: nothing that it reads goes before it has ended
 };
 
 }  // namespace fathom

@@ -9,6 +9,7 @@
 #include "kernels/peak.h"
 #include "model/config_json.h"
 #include "model/flops.h"
+#include "train/sharded_checkpoint.h"
 
 namespace fathom {
 namespace {
@@ -168,8 +169,10 @@ void Trainer::resume(const std::string& run_folder, LogSink* log, const ResumeOp
     }
   }
   if (agreed(!folder.empty())) {
-    load_training_tensors(files_, folder, *step_);
-    if (world_ != nullptr) {
+    if (world_ == nullptr) {
+      load_training_tensors(files_, folder, *step_);
+    } else {
+      load_sharded_tensors(files_, *world_, folder, *distributed());
       int64_t counters[] = {state_.step, state_.tokens};
       world_->broadcast<int64_t>(0, counters);
       state_.step = counters[0];
@@ -293,17 +296,20 @@ Trainer::End Trainer::run_until(int64_t step, const Callbacks& callbacks) {
 
 void Trainer::save_checkpoint() {
   if (!agreed(!run_folder_.empty()) || last_saved_step_ == state_.step) return;
-  if (!is_first_rank()) {
-    save_training_checkpoint(files_, {}, state_, *step_, {});  // hands its part to rank 0
-    last_saved_step_ = state_.step;
-    return;
+  CheckpointExtras extras;
+  if (is_first_rank()) {
+    // What the log says up to here is on disk before a checkpoint refers to it.
+    state_.log = log_->sync();
+    state_.cursor = loader_->cursor();
+    extras.tokenizer = &loader_->tokenizer();
   }
-  // What the log says up to here is on disk before a checkpoint refers to it.
-  state_.log = log_->sync();
-  state_.cursor = loader_->cursor();
-  save_training_checkpoint(files_, run_folder_, state_, *step_,
-                           {.tokenizer = &loader_->tokenizer()});
+  if (world_ == nullptr) {
+    save_training_checkpoint(files_, run_folder_, state_, *step_, extras);
+  } else {
+    save_sharded_checkpoint(files_, *world_, run_folder_, state_, *distributed(), extras);
+  }
   last_saved_step_ = state_.step;
+  if (!is_first_rank()) return;
   remove_old_checkpoints(files_, run_folder_, config_.checkpoint);
 }
 
