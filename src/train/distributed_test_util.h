@@ -193,8 +193,11 @@ inline void run_rank(const Problem& problem, const ParallelConfig& parallel, Com
         const TensorView& view = step.gradients().view(p);
         std::vector<double>& sum = history.gradients[view.name];
         sum.resize(static_cast<size_t>(view.num_elements()));
-        for (int64_t e = 0; e < view.num_elements(); ++e)
-          sum[static_cast<size_t>(e)] += static_cast<double>(view.as<float>()[e]);
+        for (int64_t e = 0; e < view.num_elements(); ++e) {
+          sum[static_cast<size_t>(e)] += view.dtype == DType::kF64
+                                             ? view.as<double>()[e]
+                                             : static_cast<double>(view.as<float>()[e]);
+        }
       }
     }
     step.update(problem.plan(), i, result);
