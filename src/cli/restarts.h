@@ -9,8 +9,8 @@ namespace fathom::cli {
 
 // Runs `attempt(number)` (0 the first time) in a child process, again after a death or a failure,
 // at most `max_restarts` times, and returns the exit status of the last. Bad input, which would
-// fail alike, and "saved on a signal" end it at once. SIGINT and SIGTERM are handed to the child, which dies with this
-// process. No thread may have been started yet.
+// fail alike, and "saved on a signal" end it at once. SIGINT and SIGTERM are handed to the child,
+// which dies with this process. No thread may have been started yet.
 int run_with_restarts(int max_restarts, const std::function<int(int)>& attempt);
 
 }  // namespace fathom::cli
