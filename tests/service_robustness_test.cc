@@ -363,7 +363,7 @@ TEST_F(RobustnessTest, CrowdsAreServedOrToldToComeBack) {
 
 // Of two streams and two whole replies one at most need not wait, whichever comes first.
 TEST_F(RobustnessTest, KeepsWaitingClientsAwake) {
-  const auto server = start({"--no-auth", "--max-sequences", "1", "--keep-alive-seconds", "0.02"});
+  const auto server = start({"--no-auth", "--max-sequences", "1", "--keep-alive-seconds", "0.05"});
   Json body = chat_body(450);
   std::array<Wire, 4> wires{Wire(server->port()), Wire(server->port()), Wire(server->port()),
                             Wire(server->port())};
