@@ -371,7 +371,8 @@ TEST_F(ProgramRuns, DryRunSaysWhatEachRankHolds) {
 TEST_F(ProgramRuns, KilledRanksChangeNothing) {
   const char* wanted = std::getenv("FATHOM_RANK_KILLS");
   const int64_t num_kills = wanted != nullptr ? std::atoll(wanted) : 3;
-  const int64_t steps = 40 + 4 * num_kills;
+  // As many as a life of a second and a half gets done, so that the run outlasts its kills.
+  const int64_t steps = 40 + (wanted != nullptr ? 45 : 4) * num_kills;
   const std::string mesh = "--pp 2 --ep 2 --schedule 1f1b --resume";
   int status = 0;
   const std::string output = output_of(command("undisturbed", steps, mesh + " --ranks 4"), &status);
@@ -404,6 +405,9 @@ TEST_F(ProgramRuns, KilledRanksChangeNothing) {
   RecordProperty("kills", static_cast<int>(kills));
   fmt::print("{} kills in {} starts; the job was over at most {:.2f} s after a kill\n", kills,
              starts, slowest_end);
+  if (wanted != nullptr) {
+    EXPECT_EQ(kills, num_kills) << "the run ended before";
+  }
   EXPECT_EQ(checkpoint(folder_ / "killed", steps), checkpoint(folder_ / "undisturbed", steps));
   // Every step once, none missing: no sample was repeated or left out.
   const auto expected = read_metrics(local_file_system(), folder_ / "undisturbed");
