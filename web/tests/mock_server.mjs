@@ -2,8 +2,11 @@
 // model. It serves web/dist with the real server's content-security policy. What a user message says chooses what happens:
 //   "long story" a slow reply that waits to be stopped        "think"     a reply with thoughts
 //   "math"      mathematics, code and a table                "busy N"    503 with Retry-After: 1, N times, then a reply
-//   "broken"    the stream ends in the middle                "hostile"   scripts, links and images as text
-//   "error"     400 with a message                           "count N"   N words
+//   "broken"    the stream ends in the middle                "busy N for S"  the same with Retry-After: S
+//   "error"     400 with a message                           "hostile"   scripts, links and images as text
+//   "count N"   N words
+// `state` steers what no message can: down (every connection is cut), downFromNextChat (from the next chat request on, that one
+// included, so that nothing the page asks by itself fails before it), holdBreak ("broken" waits with its end).
 // Run alone (`node tests/mock_server.mjs [port]`) it serves the page for development; no key is needed then.
 import { createHash, randomBytes } from 'node:crypto';
 import { readFileSync, existsSync, statSync } from 'node:fs';
@@ -57,7 +60,7 @@ export function makeMock({ auth = true, delayMs = 4, routes = false, harness = n
   const startedAt = Date.now();
   let outputTokens = 0;
   let expertCounts = Array.from({ length: 6 }, () => new Array(32).fill(0));
-  const state = { down: false, requests: log, conversations, keys, aborted: 0, bodies: [] };
+  const state = { down: false, downFromNextChat: false, holdBreak: false, requests: log, conversations, keys, aborted: 0, bodies: [] };
 
   function addKey(name, role, secret = 'sk-' + randomBytes(16).toString('hex')) {
     const row = { id: 'k_' + randomBytes(4).toString('hex'), name, prefix: secret.slice(0, 7), role, created: now(), revoked: null, last_used: null, balance_micro: null,
@@ -102,11 +105,11 @@ export function makeMock({ auth = true, delayMs = 4, routes = false, harness = n
     const model = body.model;
     if (!['deepseek-chat', 'deepseek-reasoner', 'small'].includes(model)) return fail(reply, 400, 'invalid_request_error', `unknown model: ${model}`);
     const last = body.messages.at(-1).content;
-    const refusals = /busy (\d+)/.exec(last);
+    const refusals = /busy (\d+)(?: for (\d+))?/.exec(last);
     if (refusals) {
       const seen = busy.get(last) ?? 0;
       busy.set(last, seen + 1);
-      if (seen < Number(refusals[1])) return fail(reply, seen % 2 ? 429 : 503, 'overloaded', 'the queue is full', { 'Retry-After': '1' });
+      if (seen < Number(refusals[1])) return fail(reply, seen % 2 ? 429 : 503, 'overloaded', 'the queue is full', { 'Retry-After': refusals[2] ?? '1' });
     }
     if (last.includes('error')) return fail(reply, 400, 'invalid_request_error', 'the field is wrong');
     const id = randomBytes(8).toString('hex');
@@ -133,7 +136,8 @@ export function makeMock({ auth = true, delayMs = 4, routes = false, harness = n
     for (const [i, piece] of pieces(content).entries()) {
       if (gone) return;
       if (last.includes('broken') && i >= Math.min(3, total - 1)) {
-        await wait(100);
+        do await wait(100);
+        while (state.holdBreak && !gone);
         return reply.socket.destroySoon();
       }
       const more = routes && body.return_routes ? { token_routes: [{ text: piece, layers: expertCounts.map((_, l) => [(i + l) % 32, (i * 3 + l) % 32]), gates: expertCounts.map(() => [0.7, 0.3]) }] } : {};
@@ -213,6 +217,10 @@ export function makeMock({ auth = true, delayMs = 4, routes = false, harness = n
     const url = new URL(request.url, 'http://localhost');
     const path = url.pathname.replace(/^\/v1(?=\/)/, '');
     log.push(`${request.method} ${url.pathname}`);
+    if (state.downFromNextChat && path === '/chat/completions') {
+      state.downFromNextChat = false;
+      state.down = true;
+    }
     if (state.down) return reply.destroy();
     if (path === '/health') return json(reply, 200, { status: 'ok' });
     const isApi = /^\/(api\/|models$|chat\/|experts$|user\/)/.test(path);

@@ -32,7 +32,14 @@ test('talk, reload, console and status with the real server', { skip: !(program 
     assert.match(await figures.innerText(), /tokens\/s/);
     const reply = await page.locator('article.assistant .prose').innerText();
     assert.notEqual(reply.trim(), '');
-    await page.waitForTimeout(1500); // the conversation goes to the server a moment later
+    // The conversation goes to the server a moment later.
+    const stored = async () => {
+      const answer = await fetch(`/api/conversations/${location.pathname.split('/').pop()}`);
+      return answer.ok && (await answer.json()).data.messages.some((message) => message.role === 'assistant' && message.finish);
+    };
+    let isStored = false;
+    for (let i = 0; i < 600 && !isStored; i++, await new Promise((resolve) => setTimeout(resolve, 50))) isStored = await page.evaluate(stored);
+    assert.ok(isStored, 'the server keeps the conversation');
     const other = await openPage(browser, origin); // another browser: what it shows came from the server
     await other.page.goto(page.url());
     await other.page.locator('article.assistant .prose').waitFor();
