@@ -1,8 +1,10 @@
-// `fathom data prepare|peek`: text to token shards, and a look inside.
+// `fathom data prepare|peek`: text to token shards, in one process or several under mpirun, and a
+// look inside.
 #include <cstdlib>
 #include <memory>
 
 #include "cli/live_panel.h"
+#include "cli/ranks.h"
 #include "cli/terminal.h"
 #include "cli/verbs.h"
 #include "core/file.h"
@@ -62,6 +64,42 @@ void print_times(const PrepareResult& result) {
              static_cast<double>(result.duplicates.peak_bytes) / 1e6, result.duplicates.num_passes);
 }
 
+int prepare(const PrepareOptions& options, const PrepareConfig& config, const Communicator* world) {
+  Team team;
+  if (world != nullptr) {
+    team = {world->rank(), world->size(),
+            [world](const std::string& mine) { return world->gather_text(mine); }};
+  }
+  Context ctx(threads_of_rank(world, options.threads));
+  LivePanel panel(stderr);
+  const bool is_quiet = options.quiet || !team.is_first();
+  const PrepareResult result =
+      prepare_shards(ctx.threads(), local_file_system(), config,
+                     {.inputs = options.input,
+                      .evaluations = options.evaluation,
+                      .tokenizer_path = options.tokenizer,
+                      .out = options.out,
+                      .strict = options.strict,
+                      .memory_bytes = options.memory_mb << 20,
+                      .progress =
+                          [&](const std::string& line) {
+                            if (!is_quiet)
+                              panel.update([&] { return std::vector<std::string>{line}; }, line);
+                          },
+                      .team = std::move(team)});
+  if (!is_quiet) {
+    panel.print(result.was_done ? options.out + " was done already" : options.out + " is done");
+    print_times(result);
+  }
+  if (world != nullptr && world->rank() != 0) return kExitDone;
+  if (options.json) {
+    fmt::print("{}\n", result_json(options, result).dump());
+  } else {
+    fmt::print("{}", account_table(result.account));
+  }
+  return kExitDone;
+}
+
 int run_prepare(const PrepareOptions& options) {
   PrepareConfig config;
   const ConfigOrigins origins = read_config(options, config);
@@ -74,30 +112,15 @@ int run_prepare(const PrepareOptions& options) {
                                       std::pair{"--out", options.out.empty()}}) {
     if (missing) fail(ErrorKind::kUsage, "data prepare: {} is required", name);
   }
-  Context ctx(static_cast<int>(options.threads));
-  LivePanel panel(stderr);
-  const PrepareResult result =
-      prepare_shards(ctx.threads(), local_file_system(), config,
-                     {.inputs = options.input,
-                      .evaluations = options.evaluation,
-                      .tokenizer_path = options.tokenizer,
-                      .out = options.out,
-                      .strict = options.strict,
-                      .memory_bytes = options.memory_mb << 20,
-                      .progress = [&](const std::string& line) {
-                        if (!options.quiet)
-                          panel.update([&] { return std::vector<std::string>{line}; }, line);
-                      }});
-  if (!options.quiet) {
-    panel.print(result.was_done ? options.out + " was done already" : options.out + " is done");
-    print_times(result);
-  }
-  if (options.json) {
-    fmt::print("{}\n", result_json(options, result).dump());
-  } else {
-    fmt::print("{}", account_table(result.account));
-  }
-  return kExitDone;
+  // Who is done with his share waits for the others however long they take; one that dies or is
+  // stopped is noticed all the same.
+  ParallelConfig parallel;
+  parallel.timeout_seconds = 30 * 24 * 3600;
+  const std::string fingerprint =
+      fmt::format("{} {} {} {} {}", FATHOM_VERSION, config_to_json(fields_of(config)),
+                  fmt::join(options.input, "\n"), fmt::join(options.evaluation, "\n"), options.out);
+  return run_on_ranks(parallel, fingerprint,
+                      [&](const Communicator* world) { return prepare(options, config, world); });
 }
 
 struct PeekVerbOptions {
@@ -147,7 +170,8 @@ Verb data_prepare_verb() {
                 line.add_json(o.json);
                 line.epilog(
                     "fathom data prepare --input corpus/ --tokenizer deepseek/ --out shards "
-                    "--set duplicates.threshold=0.7");
+                    "--set duplicates.threshold=0.7\n"
+                    "mpirun -n 8 fathom data prepare …  (on one file system: the same shards)");
               },
           .run = [options] { return run_prepare(*options); }};
 }

@@ -27,6 +27,14 @@ class FileBytes {
     return std::string_view(block_).substr(at_);
   }
   void take(size_t bytes) { at_ += bytes; }
+  int64_t skip(int64_t bytes) {
+    const int64_t here = offset_ - static_cast<int64_t>(block_.size() - at_);
+    const int64_t passed = std::min(bytes, files_.info(path_).bytes - here);
+    block_.clear();
+    at_ = 0;
+    offset_ = here + passed;
+    return passed;
+  }
   const std::string& path() const { return path_; }
 
  private:
@@ -53,6 +61,7 @@ class PlainStream final : public ByteStream {
     }
     return done;
   }
+  int64_t skip(int64_t bytes) override { return in_.skip(bytes); }
 
  private:
   FileBytes in_;
@@ -152,15 +161,45 @@ class ZstdStream final : public PackedStream {
   size_t wanted_ = 0;
 };
 
+enum class Packing { kNone, kGzip, kZstd, kParquet };
+
+Packing packing_of(std::string_view head) {
+  if (head.starts_with("\x1f\x8b")) return Packing::kGzip;
+  if (head.starts_with("\x28\xb5\x2f\xfd")) return Packing::kZstd;
+  return is_parquet(head) ? Packing::kParquet : Packing::kNone;
+}
+
 }  // namespace
+
+int64_t ByteStream::skip(int64_t bytes) {
+  std::string passed(static_cast<size_t>(std::min<int64_t>(bytes, 1 << 20)), '\0');
+  int64_t done = 0;
+  while (done < bytes) {
+    const int64_t got = read(passed.data(), std::min(bytes - done, std::ssize(passed)));
+    if (got == 0) break;
+    done += got;
+  }
+  return done;
+}
+
+bool is_plain_file(FileSystem& files, const std::string& path) {
+  return packing_of(files.read_range(path, 0, std::min<int64_t>(files.info(path).bytes, 16))) ==
+         Packing::kNone;
+}
 
 std::unique_ptr<ByteStream> open_byte_stream(FileSystem& files, const std::string& path,
                                              const std::string& field) {
   FileBytes in(files, path);
-  const std::string_view head = in.rest();
-  if (head.starts_with("\x1f\x8b")) return std::make_unique<GzipStream>(std::move(in));
-  if (head.starts_with("\x28\xb5\x2f\xfd")) return std::make_unique<ZstdStream>(std::move(in));
-  if (is_parquet(head)) return open_parquet_stream(files, path, field);
+  switch (packing_of(in.rest())) {
+    case Packing::kGzip:
+      return std::make_unique<GzipStream>(std::move(in));
+    case Packing::kZstd:
+      return std::make_unique<ZstdStream>(std::move(in));
+    case Packing::kParquet:
+      return open_parquet_stream(files, path, field);
+    case Packing::kNone:
+      break;
+  }
   return std::make_unique<PlainStream>(std::move(in));
 }
 

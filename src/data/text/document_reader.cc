@@ -75,15 +75,22 @@ std::vector<InputFile> find_inputs(FileSystem& files, const std::vector<std::str
 
 DocumentReader::DocumentReader(FileSystem& files, std::vector<InputFile> inputs,
                                int64_t segment_bytes, int64_t max_document_bytes,
-                               const ReadPosition& position, const std::string& text_field)
+                               const ReadPosition& position, const std::string& text_field,
+                               const ReadPosition& end)
     : files_(files),
       inputs_(std::move(inputs)),
       segment_bytes_(segment_bytes),
       max_document_bytes_(max_document_bytes),
       text_field_(text_field),
-      position_(position) {
+      position_(position),
+      end_(end) {
   FATHOM_CHECK_GT(segment_bytes, 0);
   FATHOM_CHECK_GT(max_document_bytes, 0);
+}
+
+bool DocumentReader::is_at_end() const {
+  return position_.input_idx > end_.input_idx ||
+         (position_.input_idx == end_.input_idx && position_.offset >= end_.offset);
 }
 
 // Opens the input at position_ and goes to its offset. False behind the last input.
@@ -100,13 +107,8 @@ bool DocumentReader::open_input(RawSegment& segment) {
     at_end_ = true;
     return true;
   }
-  std::string passed(static_cast<size_t>(std::min<int64_t>(position_.offset, 1 << 20)), '\0');
-  for (int64_t left = position_.offset; left > 0;) {
-    const int64_t got =
-        stream_->read(passed.data(), std::min(left, static_cast<int64_t>(passed.size())));
-    if (got == 0) fail(ErrorKind::kBadInput, "{}: shorter than when it was first read", path);
-    left -= got;
-  }
+  if (stream_->skip(position_.offset) < position_.offset)
+    fail(ErrorKind::kBadInput, "{}: shorter than when it was first read", path);
   if (position_.offset > 0) return true;
   while (carried_.size() < 3 && fill(carried_, 3 - std::ssize(carried_), segment) > 0) {
   }
@@ -192,8 +194,9 @@ void DocumentReader::read_part(RawSegment& segment) {
   const bool jsonl = inputs_[static_cast<size_t>(position_.input_idx)].is_jsonl;
   std::string& bytes = segment.bytes;
   const size_t begin = bytes.size();
-  const int64_t room = jsonl ? std::max<int64_t>(segment_bytes_ - static_cast<int64_t>(begin), 1)
-                             : max_document_bytes_ + 1;
+  int64_t room = jsonl ? std::max<int64_t>(segment_bytes_ - static_cast<int64_t>(begin), 1)
+                       : max_document_bytes_ + 1;
+  if (position_.input_idx == end_.input_idx) room = std::min(room, end_.offset - position_.offset);
   // In growing steps: most files are far smaller than a segment.
   for (int64_t have = 0; have < room; have = static_cast<int64_t>(bytes.size() - begin)) {
     if (fill(bytes, std::min(room - have, std::max(have, kStepBytes)), segment) == 0) break;
@@ -243,7 +246,7 @@ bool DocumentReader::next(RawSegment& segment) {
   segment.num_blank_lines = 0;
   bool any = false;
   while (static_cast<int64_t>(segment.bytes.size()) < segment_bytes_ &&
-         static_cast<int64_t>(segment.documents.size()) < segment_bytes_) {
+         static_cast<int64_t>(segment.documents.size()) < segment_bytes_ && !is_at_end()) {
     if (stream_ == nullptr && !open_input(segment)) break;
     any = true;
     if (stream_ != nullptr) read_part(segment);

@@ -8,6 +8,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -66,14 +67,17 @@ struct RawSegment {
 
 class DocumentReader {
  public:
-  // Begins at `position`, reading over what stands before it.
+  // Begins at `position`, reading over what stands before it, and goes on to `end`, which is the
+  // beginning of a line, or of a file.
   DocumentReader(FileSystem& files, std::vector<InputFile> inputs, int64_t segment_bytes,
                  int64_t max_document_bytes, const ReadPosition& position = {},
-                 const std::string& text_field = "text");
-  // False at the end of the last input.
+                 const std::string& text_field = "text", const ReadPosition& end = kEndOfInputs);
+  static constexpr ReadPosition kEndOfInputs{std::numeric_limits<int64_t>::max(), 0, 1};
+  // False at the end.
   bool next(RawSegment& segment);
 
  private:
+  bool is_at_end() const;
   bool open_input(RawSegment& segment);
   int64_t fill(std::string& bytes, int64_t wanted, RawSegment& segment);  // how many it got
   void read_part(RawSegment& segment);
@@ -84,7 +88,8 @@ class DocumentReader {
   std::vector<InputFile> inputs_;
   int64_t segment_bytes_, max_document_bytes_;
   std::string text_field_;
-  ReadPosition position_;  // of the next part
+  ReadPosition position_;  // of what is read next
+  ReadPosition end_;
   std::unique_ptr<ByteStream> stream_;
   std::string carried_;  // read but not given out, from position_ on
   bool at_end_ = false;  // the stream has no more

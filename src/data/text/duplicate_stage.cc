@@ -8,38 +8,6 @@
 namespace fathom {
 namespace {
 
-// The documents of all segments under one numbering.
-class AllSegments {
- public:
-  AllSegments(const PrepareState& state, int64_t num_segments) {
-    for (int64_t i = 0; i < num_segments; ++i) {
-      segments_.push_back(std::make_unique<SegmentFile>(state.files, segment_path(state, i)));
-      begins_.push_back(num_documents_);
-      num_documents_ += static_cast<int64_t>(segments_.back()->records().size());
-    }
-  }
-  int64_t num_documents() const { return num_documents_; }
-  const SegmentRecord& record(int64_t i) const {
-    const size_t segment = segment_of(i);
-    return segments_[segment]->records()[static_cast<size_t>(i - begins_[segment])];
-  }
-  const uint32_t* signature(int64_t i) const {
-    const size_t segment = segment_of(i);
-    const int64_t at =
-        segments_[segment]->records()[static_cast<size_t>(i - begins_[segment])].signature_idx;
-    return at < 0 ? nullptr : segments_[segment]->signatures()[static_cast<size_t>(at)].data();
-  }
-
- private:
-  size_t segment_of(int64_t i) const {
-    return static_cast<size_t>(std::upper_bound(begins_.begin(), begins_.end(), i) -
-                               begins_.begin() - 1);
-  }
-  std::vector<std::unique_ptr<SegmentFile>> segments_;
-  std::vector<int64_t> begins_;
-  int64_t num_documents_ = 0;
-};
-
 void account_for(const AllSegments& segments, const std::vector<Duplicate>& found,
                  Account& account) {
   for (int64_t i = 0; i < segments.num_documents(); ++i) {
@@ -52,11 +20,11 @@ void account_for(const AllSegments& segments, const std::vector<Duplicate>& foun
 
 }  // namespace
 
-std::vector<Duplicate> duplicate_stage(PrepareState& state, int64_t num_segments) {
-  const AllSegments segments(state, num_segments);
+std::vector<Duplicate> duplicate_stage(PrepareState& state, const AllSegments& segments) {
+  const Team& team = state.job.team;
   const std::string path = state.work("duplicates.bin");
   std::vector<Duplicate> found;
-  if (state.files.info(path).exists) {
+  if (team.share(team.is_first() && state.files.info(path).exists ? "yes" : "no") == "yes") {
     const std::string bytes = state.files.read_all(path);
     FATHOM_CHECK_EQ(static_cast<int64_t>(bytes.size()), segments.num_documents(), "{}", path);
     for (const char byte : bytes) found.push_back(static_cast<Duplicate>(byte));
@@ -70,17 +38,21 @@ std::vector<Duplicate> duplicate_stage(PrepareState& state, int64_t num_segments
                                    return std::array{record.hash[0], record.hash[1]};
                                  },
                              .signature = [&](int64_t i) { return segments.signature(i); }},
-                            state.config.duplicates, state.job.memory_bytes, state.threads,
+                            state.config.duplicates, state.job.memory_bytes, state.threads, team,
                             state.result.duplicates);
+    // Every process looks through all texts for its share of the bands: the bytes count once.
     int64_t bytes = 0;
-    for (int64_t i = 0; i < segments.num_documents(); ++i) bytes += segments.record(i).text_bytes;
+    for (int64_t i = 0; team.is_first() && i < segments.num_documents(); ++i)
+      bytes += segments.record(i).text_bytes;
     const double seconds =
         std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
     state.result.times.push_back({"find duplicates", bytes, seconds * state.threads.num_threads()});
-    write_file_atomically(state.files, path,
-                          {reinterpret_cast<const char*>(found.data()), found.size()});
+    if (team.is_first()) {
+      write_file_atomically(state.files, path,
+                            {reinterpret_cast<const char*>(found.data()), found.size()});
+    }
   }
-  account_for(segments, found, state.result.account);
+  if (team.is_first()) account_for(segments, found, state.result.account);
   return found;
 }
 

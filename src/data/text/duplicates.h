@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "core/config.h"
+#include "data/text/team.h"
 #include "runtime/thread_pool.h"
 
 namespace fathom {
@@ -41,9 +42,11 @@ struct DuplicateReport {
   int64_t peak_bytes = 0;  // of the search's own tables
 };
 
-// One entry a document. Beyond `memory_bytes` it needs 1 byte a document.
+// One entry a document, the same on every process of the team: each does a share of the passes over
+// the same documents. Beyond `memory_bytes` it needs 1 byte a document, and 8 for each duplicate.
 std::vector<Duplicate> find_duplicates(const DocumentHashes& documents,
                                        const DuplicateConfig& config, int64_t memory_bytes,
-                                       ThreadPool& threads, DuplicateReport& report);
+                                       ThreadPool& threads, const Team& team,
+                                       DuplicateReport& report);
 
 }  // namespace fathom

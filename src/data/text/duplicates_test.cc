@@ -102,7 +102,7 @@ struct Corpus {
                return std::array{unit_hash(text), unit_hash(text + "2")};
              },
          .signature = [&](int64_t i) { return signatures[static_cast<size_t>(i)].data(); }},
-        config, memory, pool, report);
+        config, memory, pool, {}, report);
   }
 };
 

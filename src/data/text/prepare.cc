@@ -43,11 +43,10 @@ std::string plan_text(const PrepareState& state) {
 }
 
 // Takes the folder for this plan, or goes on with it.
-void take_folder(const PrepareState& state) {
+void take_folder(const PrepareState& state, const std::string& plan) {
   FileSystem& files = state.files;
   const std::string& out = state.job.out;
   const std::string path = join_path(out, kPlanName);
-  const std::string plan = plan_text(state);
   files.make_directories(out);
   if (files.info(path).exists) {
     if (files.read_all(path) == plan) return;
@@ -61,6 +60,46 @@ void take_folder(const PrepareState& state) {
     throw_bad_input({.where = out, .found = name, .expected = "a new or empty folder"});
   }
   write_file_atomically(files, path, plan);
+}
+
+// The first process takes the folder; the others must see it, and the same inputs.
+void take_folder_together(const PrepareState& state) {
+  const Team& team = state.job.team;
+  const std::string plan = plan_text(state);
+  if (team.is_first()) take_folder(state, plan);
+  team.gather("taken");
+  if (team.is_first()) return;
+  const std::string path = join_path(state.job.out, kPlanName);
+  const FileInfo info = state.files.info(path);
+  if (info.exists && state.files.read_all(path) == plan) return;
+  throw_bad_input({.where = path,
+                   .found = info.exists ? fmt::format("process {} sees other inputs, or another "
+                                                      "tokenizer, than process 0",
+                                                      team.rank)
+                                        : fmt::format("process {} does not see it", team.rank),
+                   .expected = "one file system for all processes"});
+}
+
+Json times_to_json(const std::vector<WorkTime>& times) {
+  Json rows = Json::array();
+  for (const WorkTime& time : times) rows.push_back({time.name, time.bytes, time.seconds});
+  return rows;
+}
+
+// Of all processes, by name, in the order of the work.
+std::vector<WorkTime> add_up_times(const Team& team, const std::vector<WorkTime>& mine) {
+  std::vector<WorkTime> times;
+  for (const std::string& text : team.gather(times_to_json(mine).dump())) {
+    for (const Json& row : parse_json(text, "another process")) {
+      const auto name = row.at(0).get<std::string>();
+      auto time = std::find_if(times.begin(), times.end(),
+                               [&](const WorkTime& some) { return some.name == name; });
+      if (time == times.end()) time = times.insert(times.end(), {.name = name});
+      time->bytes += row.at(1).get<int64_t>();
+      time->seconds += row.at(2).get<double>();
+    }
+  }
+  return times;
 }
 
 std::map<std::string, double> read_weights(const std::string& text) {
@@ -142,23 +181,30 @@ PrepareResult prepare_shards(ThreadPool& threads, FileSystem& files, const Prepa
                      .tokenizer = tokenizer,
                      .inputs = find_inputs(files, job.inputs),
                      .result = result};
-  take_folder(state);
+  const Team& team = job.team;
+  take_folder_together(state);
   const std::string work = join_path(job.out, "work");
-  if (is_shard_folder(files, job.out)) {
+  result.was_done =
+      team.share(team.is_first() && is_shard_folder(files, job.out) ? "yes" : "no") == "yes";
+  if (!result.was_done) {
+    if (team.is_first()) files.make_directories(work);
+    team.gather("made");
+    const AllSegments segments = read_stage(state);
+    const std::vector<Duplicate> duplicates = duplicate_stage(state, segments);
+    std::vector<ShardEntry> shards = shard_stage(state, segments, duplicates);
+    result.times = add_up_times(team, result.times);
+    if (team.is_first()) finish(state, std::move(shards));
+  } else if (team.is_first()) {
     const std::string path = join_path(job.out, "account.json");
     result.account = account_from_json(parse_json(files.read_all(path), path), path);
     const std::string manifest = join_path(job.out, kShardManifest);
     result.num_shards =
         static_cast<int64_t>(parse_manifest(files.read_all(manifest), manifest).shards.size());
-    result.was_done = true;
-  } else {
-    files.make_directories(work);
-    const int64_t num_segments = read_stage(state);
-    const std::vector<Duplicate> duplicates = duplicate_stage(state, num_segments);
-    finish(state, shard_stage(state, num_segments, duplicates));
   }
-  result.account.check_balance();
-  files.remove_all(work);
+  if (team.is_first()) {
+    result.account.check_balance();
+    files.remove_all(work);
+  }
   result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   return result;
 }

@@ -2,11 +2,14 @@
 // resumable and parallel: read (clean, filter, label, hash), find duplicates, tokenise into shards,
 // finish. A stage writes down what it finished in pieces, each replaced as a whole or not at all,
 // under OUT/work; a run that was killed goes on from there, and its output has the bytes of an
-// undisturbed one, whatever the number of threads.
+// undisturbed one, whatever the number of threads and processes.
+//
+// Processes (PrepareJob::team) share one folder on a file system that all see under the same path,
+// the inputs too: they read parts of the input, search shares of the duplicates, tokenise segments
+// and write shards side by side.
 //
 // Fill-in-the-middle and token splitting are not done here but when rows are made (data/loader): so
-// they differ from epoch to epoch, and shards serve with any rates. One process; several machines
-// prepare several folders.
+// they differ from epoch to epoch, and shards serve with any rates.
 #pragma once
 
 #include <cstdint>
@@ -20,6 +23,7 @@
 #include "data/text/account.h"
 #include "data/text/duplicates.h"
 #include "data/text/filters.h"
+#include "data/text/team.h"
 #include "data/tokenizer/tokenizer.h"
 #include "runtime/thread_pool.h"
 
@@ -48,15 +52,17 @@ struct PrepareJob {
   bool strict = false;                               // the first problem of the input is an error
   int64_t memory_bytes = int64_t{1} << 30;           // of the duplicate search's tables
   std::function<void(const std::string&)> progress;  // a line now and then; may be empty
+  Team team;
 };
 
-// What a part of the work took, over all threads.
+// What a part of the work took, over all threads and processes.
 struct WorkTime {
   std::string name;
   int64_t bytes = 0;  // of text that went through
   double seconds = 0;
 };
 
+// Account and number of shards are the first process's alone; the times are those of all.
 struct PrepareResult {
   Account account;
   int64_t num_shards = 0;

@@ -162,6 +162,70 @@ TEST_F(PrepareTest, ThreadsAndMemoryDoNotChangeABit) {
   EXPECT_EQ(contents("whole")["account.json"], expected.at("account.json"));
 }
 
+TEST_F(PrepareTest, ProcessesDoNotChangeABit) {
+  write_corpus();
+  PrepareConfig config = small_pieces();
+  config.segment_bytes = 600;  // the largest file is cut into some parts
+  run(config, job("one"), 1);
+  const auto expected = contents("one");
+  for (const int size : {2, 3, 5}) {
+    const std::string out = fmt::format("of_{}", size);
+    std::vector<PrepareResult> results(static_cast<size_t>(size));
+    TestTeam::run(size, [&](const Team& team) {
+      PrepareJob mine = job(out);
+      mine.team = team;
+      mine.memory_bytes = 1000 * (1 + team.rank);  // machines may differ
+      results[static_cast<size_t>(team.rank)] = run(config, mine, 1 + team.rank % 2);
+    });
+    EXPECT_EQ(contents(out), expected) << size;
+    results[0].account.check_balance();
+    EXPECT_EQ(results[0].num_shards, std::ssize(open(out).manifest().shards));
+  }
+}
+
+TEST_F(PrepareTest, AProcessThatEndsLeavesWorkForAnyNumberOfOthers) {
+  write_corpus();
+  PrepareConfig config = small_pieces();
+  config.segment_bytes = 600;
+  run(config, job("one"), 1);
+  const auto expected = contents("one");
+  const auto run_team = [&](int size, int faulty, FileSystem& faulty_files) {
+    TestTeam::run(size, [&](const Team& team) {
+      PrepareJob mine = job("out");
+      mine.team = team;
+      run(config, mine, 1, team.rank == faulty ? faulty_files : local_file_system());
+    });
+  };
+  FaultyFileSystem files(local_file_system());
+  for (const int faulty : {0, 1, 2}) {
+    files.fail_at(1 << 30, FaultyFileSystem::Fault::kPowerLoss);
+    run_team(3, faulty, files);
+    const int64_t changes = files.num_changes();
+    EXPECT_GT(changes, 20);
+    local_file_system().remove_all(folder_ / "out");
+    for (int64_t at = 0; at < changes; at += 5) {
+      files.fail_at(at, FaultyFileSystem::Fault::kPowerLoss);
+      EXPECT_THROW(run_team(3, faulty, files), Error) << at;
+      files.fail_at(1 << 30, FaultyFileSystem::Fault::kPowerLoss);
+      run_team(1 + static_cast<int>(at % 4), 0, files);
+      ASSERT_EQ(contents("out"), expected) << "process " << faulty << " lost at change " << at;
+      local_file_system().remove_all(folder_ / "out");
+    }
+  }
+}
+
+TEST_F(PrepareTest, ProcessesMustSeeTheSameFiles) {
+  write_corpus();
+  const std::string error = error_of([&] {
+    TestTeam::run(2, [&](const Team& team) {
+      PrepareJob mine = job(team.is_first() ? "out" : "another", {folder_ / "in"});
+      mine.team = team;
+      run(small_pieces(), mine, 1);
+    });
+  });
+  EXPECT_NE(error.find("process 1 does not see it"), std::string::npos) << error;
+}
+
 TEST_F(PrepareTest, LosingPowerAtAnyWriteAndGoingOnGivesTheSameBytes) {
   write_corpus();
   PrepareConfig config = small_pieces();

@@ -7,14 +7,18 @@
 #include <zlib.h>
 #include <zstd.h>
 
+#include <condition_variable>
+#include <exception>
 #include <functional>
-
+#include <mutex>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "core/error.h"
 #include "core/file.h"
 #include "core/random.h"
+#include "data/text/team.h"
 #include "data/tokenizer/bpe_trainer.h"
 
 namespace fathom {
@@ -112,5 +116,57 @@ inline std::string error_of(const std::function<void()>& action) {
   }
   return "no error";
 }
+
+// Threads as the processes of a team. Where one ends by an error, the others' next exchange does.
+class TestTeam {
+ public:
+  // body(team) on each; the first error of a rank is thrown again.
+  static void run(int size, const std::function<void(const Team&)>& body) {
+    TestTeam shared(size);
+    std::vector<std::thread> threads;
+    for (int rank = 0; rank < size; ++rank) {
+      threads.emplace_back([&, rank] {
+        const Team team{rank, size, [&shared, rank](const std::string& mine) {
+                          return shared.exchange(rank, mine);
+                        }};
+        try {
+          body(team);
+        } catch (...) {
+          shared.fail(std::current_exception());
+        }
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+    if (shared.error_ != nullptr) std::rethrow_exception(shared.error_);
+  }
+
+ private:
+  explicit TestTeam(int size) : texts_(static_cast<size_t>(size)) {}
+  std::vector<std::string> exchange(int rank, const std::string& mine) {
+    std::unique_lock lock(mutex_);
+    const int64_t round = round_;
+    texts_[static_cast<size_t>(rank)] = mine;
+    if (++arrived_ == static_cast<int>(texts_.size())) {
+      all_ = texts_;
+      arrived_ = 0;
+      ++round_;
+      changed_.notify_all();
+    }
+    changed_.wait(lock, [&] { return round_ > round || error_ != nullptr; });
+    if (round_ == round) throw Error(ErrorKind::kIo, "another process ended");
+    return all_;
+  }
+  void fail(const std::exception_ptr& error) {
+    const std::lock_guard lock(mutex_);
+    if (error_ == nullptr) error_ = error;
+    changed_.notify_all();
+  }
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::vector<std::string> texts_, all_;
+  int arrived_ = 0;
+  int64_t round_ = 0;
+  std::exception_ptr error_;
+};
 
 }  // namespace fathom
