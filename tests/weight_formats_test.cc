@@ -24,6 +24,7 @@ ModelConfig panel_config() {
   c.num_attention_heads = 2;
   c.q_lora_rank = 64;
   c.kv_lora_rank = 32;
+  c.qk_nope_head_dim = 32;
   c.qk_rope_head_dim = 16;
   c.v_head_dim = 32;
   c.intermediate_size = 96;
@@ -133,20 +134,21 @@ TEST_F(WeightFormats, AreUsedWhereTheyLie) {
   }
 }
 
-// For long use bf16 weights are brought into panels: the same bits as from the mapped rows, also
-// decoding over the cache, and only what products read that way moves.
-TEST_F(WeightFormats, PanelsOfBf16ChangeNoBit) {
-  if (!has_bf16_panels(ctx_.isa())) GTEST_SKIP() << "no products for them here";
+// For long use weights of bf16 and of FP8 are brought into panels: the same bits as from the mapped
+// rows, also decoding over the cache, and only what products read that way moves.
+TEST_F(WeightFormats, LoadedPanelsChangeNoBit) {
+  if (!has_loaded_panels(ctx_.isa())) GTEST_SKIP() << "no products for them here";
   const auto plain = open(plain_);
   const auto panels = load_for_inference(ctx_, files_, plain_, kPolicyBf16, 0,
                                          {.load = {.skip_mtp = true}, .panels = true});
   EXPECT_GT(panels->weights().num_bytes(), 10 * plain->weights().num_bytes());
   for (int64_t i = 0; i < panels->weights().size(); ++i) {
     const std::string& name = panels->weights().spec(i).name;
-    if (name.ends_with("kv_b_proj.weight") || name.starts_with("model.embed_tokens")) {
+    if (name.starts_with("model.embed_tokens")) {
       EXPECT_TRUE(panels->weights().is_mapped(i)) << name;
     }
-    if (name.ends_with("o_proj.weight") || name.starts_with("lm_head")) {
+    if (name.ends_with("o_proj.weight") || name.ends_with("kv_b_proj.weight") ||
+        name.starts_with("lm_head")) {
       EXPECT_FALSE(panels->weights().is_mapped(i)) << name;
     }
   }
@@ -166,6 +168,25 @@ TEST_F(WeightFormats, PanelsOfBf16ChangeNoBit) {
     return all;
   };
   EXPECT_EQ(decode(*plain), decode(*panels));
+  EXPECT_FALSE(
+      panels->weights().transposed_keys("model.layers.0.self_attn.kv_b_proj.weight").empty());
+  const std::string fp8 = quantised(FolderFormat::kFp8Block);
+  const auto blocks = open(fp8);
+  const auto block_panels = load_for_inference(ctx_, files_, fp8, kPolicyBf16, 0,
+                                               {.load = {.skip_mtp = true}, .panels = true});
+  const int64_t scaled = [&] {
+    int64_t count = 0;
+    for (int64_t i = 0; i < block_panels->weights().size(); ++i) {
+      if (!block_panels->weights().is_scaled(i)) continue;
+      EXPECT_FALSE(block_panels->weights().is_mapped(i)) << block_panels->weights().spec(i).name;
+      EXPECT_EQ(block_panels->weights().scaled(i).grain, ScaleGrain::kBlockPanel);
+      ++count;
+    }
+    return count;
+  }();
+  EXPECT_GT(scaled, 80);
+  EXPECT_EQ(logits(*blocks), logits(*block_panels));
+  EXPECT_EQ(decode(*blocks), decode(*block_panels));
   // What is stored in codes stays where it is mapped.
   const std::string int8 = quantised(FolderFormat::kInt8);
   const auto codes = load_for_inference(ctx_, files_, int8, kPolicyBf16, 0,

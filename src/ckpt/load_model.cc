@@ -13,18 +13,19 @@ int64_t num_positions(const ModelConfig& config, int64_t max_positions) {
                            : config.max_position_embeddings;
 }
 
-// Places mapped bf16 weights that panels can hold in memory of our own; false: they are too many.
-bool copy_for_panels(const std::vector<ParameterSpec>& specs, std::vector<ParameterPlace>& places) {
-  const std::vector<bool> fits = fit_for_panels(specs, places);
+// Places mapped weights that panels can hold in memory of our own; false: they are too many.
+bool copy_for_panels(const ModelConfig& config, const std::vector<ParameterSpec>& specs,
+                     std::vector<ParameterPlace>& places) {
+  const std::vector<bool> fits = fit_for_panels(config, specs, places);
   int64_t num_bytes = 0;
   for (size_t i = 0; i < specs.size(); ++i) {
-    if (fits[i]) num_bytes += specs[i].shape.num_elements() * dtype_bytes(DType::kBF16);
+    if (fits[i]) num_bytes += specs[i].shape.num_elements() * dtype_bytes(places[i].dtype);
   }
   if (static_cast<double>(num_bytes) >
       kPanelMemoryShare * static_cast<double>(available_memory_bytes()))
     return false;
   for (size_t i = 0; i < specs.size(); ++i) {
-    if (fits[i]) places[i].data = nullptr;
+    if (fits[i]) places[i].data = places[i].scales = nullptr;
   }
   return true;
 }
@@ -66,11 +67,11 @@ std::unique_ptr<Model> load_for_inference(Context& ctx, FileSystem& files,
   const ModelConfig config = config_to_load(*checkpoint, options.load);
   const std::vector<ParameterSpec> specs = parameter_specs(config);
   std::vector<ParameterPlace> places = place_weights(*checkpoint, specs, policy, options.map);
-  const bool panels = options.panels && has_bf16_panels(ctx.isa()) &&
-                      policy.activations == DType::kBF16 && copy_for_panels(specs, places);
+  const bool panels = options.panels && has_loaded_panels(ctx.isa()) &&
+                      policy.activations == DType::kBF16 && copy_for_panels(config, specs, places);
   ParameterSet weights("weights", specs, checkpoint, places);
   const LoadReport loaded = load_weights(ctx, *checkpoint, weights, options.load);
-  if (panels) weights.to_panels(ctx);
+  if (panels) weights.to_panels(ctx, config);
   if (report != nullptr) *report = loaded;
   return std::make_unique<Model>(config, policy, std::move(weights),
                                  num_positions(config, max_positions));

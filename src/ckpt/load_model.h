@@ -29,9 +29,9 @@ inline constexpr double kPanelMemoryShare = 0.7;
 struct InferenceOptions {
   LoadOptions load;
   bool map = true;  // false: everything is copied into memory
-  // For use over many tokens: bf16 weights are copied and brought into panels, where the processor
-  // has products for them and they take at most kPanelMemoryShare of the memory that is free. The
-  // start then reads all of them.
+  // For use over many tokens: weights of bf16 and FP8 are copied and brought into panels, where the
+  // processor has products for them and they take at most kPanelMemoryShare of the memory that is
+  // free. The start then reads all of them.
   bool panels = false;
 };
 std::unique_ptr<Model> load_for_inference(Context& ctx, FileSystem& files,

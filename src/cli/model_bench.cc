@@ -27,9 +27,9 @@ std::unique_ptr<Model> make_model(Context& ctx, const ModelBenchArguments& a) {
   auto model = std::make_unique<Model>(config, policy_by_name(a.precision));
   fill_synthetic(ctx, *model, static_cast<uint64_t>(a.seed));
   if (!a.save.empty()) save_hf_folder(local_file_system(), a.save, config, model->weights());
-  if (!has_bf16_panels(ctx.isa()) || model->policy().activations != DType::kBF16) return model;
+  if (!has_loaded_panels(ctx.isa()) || model->policy().activations != DType::kBF16) return model;
   ParameterSet weights = std::move(model->weights());
-  weights.to_panels(ctx);
+  weights.to_panels(ctx, config);
   return std::make_unique<Model>(config, policy_by_name(a.precision), std::move(weights));
 }
 

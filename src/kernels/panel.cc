@@ -1,6 +1,7 @@
 #include "kernels/panel.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <limits>
 
@@ -25,7 +26,7 @@ CodePlace place_of(DType codes, int64_t row, int64_t col, int64_t cols) {
   const int64_t panel = row / kPanelRows * kPanelRows * code_row_elements(codes, cols);
   const int64_t word = (col / columns_per_word * kPanelRows + row % kPanelRows) * kPanelWordBytes;
   const int64_t in_word = col % columns_per_word, half = in_word % 2, nth = in_word / 2;
-  if (codes == DType::kI8) return {panel + word + half * 2 + nth, 0};
+  if (columns_per_word == 4) return {panel + word + half * 2 + nth, 0};
   return {panel + word + half * 2 + nth / 2, static_cast<int>(nth % 2 * 4)};
 }
 static_assert(kPanelWordBytes == 4);
@@ -211,14 +212,25 @@ void check_panels(const char* what, const ScaledView& v, std::initializer_list<i
   check_contiguous(what, v.scales);
 }
 
-void to_bf16_panels(Context& ctx, const TensorView& w) {
+void check_code_panels(const char* what, const ScaledView& v,
+                       std::initializer_list<int64_t> expected) {
+  const int64_t rows = expected.begin()[expected.size() - 2], cols = expected.end()[-1];
+  check_dtype(what, v.codes, DType::kE4M3);
+  FATHOM_CHECK(panels_fit(rows, cols), "{} '{}' [{}, {}] in panels: 16 rows, 32 columns", what,
+               v.codes.name, rows, cols);
+  const bool is_stack = v.codes.shape.num_dims == 3;
+  if (!is_stack || v.codes.dim(0) > 0) check_contiguous(what, is_stack ? v.codes.at(0) : v.codes);
+}
+
+void to_panels(Context& ctx, const TensorView& w) {
   const int64_t rows = w.dim(0), cols = w.dim(1);
-  check_tensor("to_bf16_panels", w, {rows, cols});
-  check_contiguous("to_bf16_panels", w);
-  FATHOM_CHECK(w.dtype == DType::kBF16 && panels_fit(rows, cols), "{} in panels of bf16",
+  check_tensor("to_panels", w, {rows, cols});
+  check_contiguous("to_panels", w);
+  const bool codes = w.dtype == DType::kE4M3;
+  FATHOM_CHECK((codes || w.dtype == DType::kBF16) && panels_fit(rows, cols), "{} in panels",
                to_string(w));
   // A panel is the same range of bytes as its rows.
-  const int64_t words = cols / 2, panel_words = kPanelRows * words;
+  const int64_t words = codes ? cols / 4 : cols / 2, panel_words = kPanelRows * words;
   auto* all = static_cast<uint32_t*>(w.data);
   ctx.threads().parallel_for(rows / kPanelRows, [&](int64_t panel, int thread_idx) {
     Scratch& scratch = ctx.thread_scratch(thread_idx);
@@ -227,6 +239,10 @@ void to_bf16_panels(Context& ctx, const TensorView& w) {
         scratch.allocate<uint8_t>(panel_words * kPanelWordBytes, "panel_rows"));
     uint32_t* out = all + panel * panel_words;
     std::copy_n(out, panel_words, plain);
+    for (int64_t i = 0; codes && i < panel_words; ++i) {
+      const uint32_t word = plain[i];  // the second and the third byte change places
+      plain[i] = (word & 0xff0000ffu) | (word & 0xff00u) << 8 | (word >> 8 & 0xff00u);
+    }
     for (int64_t word = 0; word < words; ++word) {
       for (int64_t row = 0; row < kPanelRows; ++row) *out++ = plain[row * words + word];
     }
@@ -242,6 +258,7 @@ float panel_code(const ScaledView& v, int64_t row, int64_t col) {
   const CodePlace place = place_of(v.codes.dtype, row, col, columns_of(v));
   const uint8_t byte = static_cast<const uint8_t*>(v.codes.data)[place.byte];
   if (v.codes.dtype == DType::kI8) return static_cast<float>(static_cast<int8_t>(byte));
+  if (v.codes.dtype == DType::kE4M3) return static_cast<float>(std::bit_cast<e4m3>(byte));
   return static_cast<float>(kI4Codebook[(byte >> place.shift) & 0xf]);
 }
 

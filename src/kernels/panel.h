@@ -19,6 +19,8 @@
 //          with plain rows. Not a format of files: weights are brought into it when they are loaded
 //          to be used for long, and a product of few rows then reads them at the speed of memory
 //          (plain rows are 16 places at once, each transposed in registers).
+//   e4m3   the same as i8, the codes of DeepSeek's FP8; the scales are those of kBlock where they
+//          lie (grain kBlockPanel). Like bf16 made when weights are loaded, for the same bits.
 //   scales bf16, by panel: [rows / 16, groups, 16]; the last group may be short.
 //
 // The codebook is the one of least squared error for groups of 32, scaled by their largest element,
@@ -61,10 +63,14 @@ int64_t panel_bytes(DType codes, int64_t rows, int64_t cols);
 // rows without gaps. A failure is a bug of the caller.
 void check_panels(const char* what, const ScaledView& v, std::initializer_list<int64_t> expected);
 
-// [rows, cols] of bf16, contiguous rows, brought into panels where it lies.
-void to_bf16_panels(Context& ctx, const TensorView& w);
-// Whether products on this instruction set have a kernel for them.
-inline bool has_bf16_panels(IsaLevel isa) { return isa >= IsaLevel::kAvx512Bf16; }
+// The codes of a kBlockPanel tensor, as check_panels.
+void check_code_panels(const char* what, const ScaledView& v,
+                       std::initializer_list<int64_t> expected);
+
+// [rows, cols] of bf16 or e4m3, contiguous rows, brought into panels where it lies.
+void to_panels(Context& ctx, const TensorView& w);
+// Whether products on this instruction set have a kernel for those that to_panels makes.
+inline bool has_loaded_panels(IsaLevel isa) { return isa >= IsaLevel::kAvx512Bf16; }
 
 // Element access: the number that a code stands for, and its scale. For reference code and tests.
 float panel_code(const ScaledView& v, int64_t row, int64_t col);

@@ -23,6 +23,7 @@ void check_scaled(const char* what, const ScaledView& v, std::initializer_list<i
     }
     return;
   }
+  if (v.grain == ScaleGrain::kBlockPanel) check_code_panels(what, v, expected);
   if (!is_code(v.codes.dtype)) internal::operand_failed(what, v.codes, "e4m3, e5m2, e5m6 or i8");
   check_dtype(what, v.scales, DType::kF32);
   const int64_t rows = expected.begin()[expected.size() - 2], cols = expected.end()[-1];
@@ -54,7 +55,7 @@ void check_contraction(const char* what, const ScaledView& v, bool contracts_row
 void check_panel_product(const ScaledView& a, const ScaledView& b, GemmLayout layout,
                          const Accumulator& accumulator) {
   const bool integers = a.codes.dtype == DType::kI8;
-  if (b.grain != ScaleGrain::kPanel) {
+  if (!in_panels(b.grain)) {
     if (integers || b.codes.dtype == DType::kI8)
       internal::operand_failed("scaled_gemm", a.codes, "panels of weights beside codes of i8");
     check_contraction("scaled_gemm b", b, layout != GemmLayout::kNt);
@@ -63,7 +64,7 @@ void check_panel_product(const ScaledView& a, const ScaledView& b, GemmLayout la
   FATHOM_CHECK(layout == GemmLayout::kNt, "panels '{}' in another product than nt", b.codes.name);
   FATHOM_CHECK(accumulator.model == Accumulator::Model::kFp32,
                "panels '{}' with an emulated accumulator", b.codes.name);
-  const bool takes_integers = panel_has_scales(b.codes.dtype);
+  const bool takes_integers = b.grain == ScaleGrain::kPanel && panel_has_scales(b.codes.dtype);
   if (a.grain != ScaleGrain::kNone && !(integers && takes_integers && a.grain == ScaleGrain::kRow))
     internal::operand_failed("scaled_gemm a", a.codes, "plain values or i8 by row");
 }
@@ -115,6 +116,7 @@ Shape scale_shape(ScaleGrain grain, int64_t rows, int64_t cols) {
     case ScaleGrain::kColumn:
       return Shape{div_up(rows, kScaleTile), cols};
     case ScaleGrain::kBlock:
+    case ScaleGrain::kBlockPanel:
       return Shape{div_up(rows, kScaleTile), div_up(cols, kScaleTile)};
     case ScaleGrain::kTensor:
       return Shape{1, 1};
@@ -129,9 +131,9 @@ void quantize(Context& ctx, const QuantizeParams& p) {
   const int64_t rows = p.x.codes.dim(0), cols = p.x.codes.dim(1);
   if (p.offsets != nullptr) check_offsets(p.offsets, p.num_experts, rows);
   check_scaled("quantize x", p.x, {rows, cols}, div_up(rows, kScaleTile));
-  FATHOM_CHECK(p.y.grain != ScaleGrain::kNone && p.y.grain != ScaleGrain::kPanel,
+  FATHOM_CHECK(p.y.grain != ScaleGrain::kNone && !in_panels(p.y.grain),
                "quantize y {}: tiles with scales of f32", p.y.codes.name);
-  FATHOM_CHECK(p.x.grain != ScaleGrain::kPanel, "quantize x {} in panels", p.x.codes.name);
+  FATHOM_CHECK(!in_panels(p.x.grain), "quantize x {} in panels", p.x.codes.name);
   check_scaled("quantize y", p.y, {rows, cols}, column_tile_rows(rows, p.offsets, p.num_experts));
   run_kernel(ctx, p);
 }
@@ -140,7 +142,7 @@ void dequantize(Context& ctx, const DequantizeParams& p) {
   FATHOM_CHECK_EQ(p.x.codes.shape.num_dims, 2, "dequantize x {}", p.x.codes.name);
   const int64_t rows = p.x.codes.dim(0), cols = p.x.codes.dim(1);
   if (p.offsets != nullptr) check_offsets(p.offsets, p.num_experts, rows);
-  FATHOM_CHECK(p.x.grain != ScaleGrain::kNone && p.x.grain != ScaleGrain::kPanel,
+  FATHOM_CHECK(p.x.grain != ScaleGrain::kNone && !in_panels(p.x.grain),
                "dequantize x {}: tiles with scales of f32", p.x.codes.name);
   check_scaled("dequantize x", p.x, {rows, cols}, column_tile_rows(rows, p.offsets, p.num_experts));
   check_tensor("dequantize y", p.y, {rows, cols});
@@ -159,7 +161,24 @@ void pack_e5m6(Context& ctx, const PackE5m6Params& p) {
   run_kernel(ctx, p);
 }
 
+// Several products side by side, with weights in panels.
+static void check_side_by_side(const ScaledGemmParams& p) {
+  FATHOM_CHECK(p.a.codes.shape.num_dims == 3 && p.a.grain == ScaleGrain::kNone &&
+                   p.b.grain == ScaleGrain::kPanel && p.c.shape.num_dims == 3,
+               "scaled_gemm of several products {}", p.c.name);
+  const int64_t count = p.c.dim(0), m = p.c.dim(1), n = p.c.dim(2), k = p.a.codes.dim(2);
+  check_tensor("scaled_gemm c", p.c, {count, m, n});
+  check_output(p.c);
+  check_scaled("scaled_gemm a", p.a, {count, m, k}, 0);
+  check_scaled("scaled_gemm b", p.b, {count, n, k}, 0);
+  check_panel_product(p.a, p.b, p.layout, p.accumulator);
+}
+
 void scaled_gemm(Context& ctx, const ScaledGemmParams& p) {
+  if (p.c.shape.num_dims == 3) {
+    check_side_by_side(p);
+    return run_kernel(ctx, p);
+  }
   FATHOM_CHECK_EQ(p.c.shape.num_dims, 2, "scaled_gemm c {}", p.c.name);
   FATHOM_CHECK_EQ(p.a.codes.shape.num_dims, 2, "scaled_gemm a {}", p.a.codes.name);
   const bool tn = p.layout == GemmLayout::kTn, nt = p.layout == GemmLayout::kNt;

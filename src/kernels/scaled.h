@@ -21,18 +21,23 @@ namespace fathom {
 inline constexpr int64_t kScaleTile = 128;
 
 enum class ScaleGrain : uint8_t {
-  kNone,    // plain values (bf16, f32): scale 1, no scale tensor
-  kRow,     // 1x128: a tile is 128 columns of one row; scales [rows, ceil(cols/128)]
-  kColumn,  // 128x1: a tile is 128 rows of one column; scales [tile rows, cols]
-  kBlock,   // 128x128; scales [ceil(rows/128), ceil(cols/128)]
-  kTensor,  // one scale, [1, 1]
-  kPanel,   // weights of inference in panels of 16 rows, scales in bf16: kernels/panel.h
+  kNone,        // plain values (bf16, f32): scale 1, no scale tensor
+  kRow,         // 1x128: a tile is 128 columns of one row; scales [rows, ceil(cols/128)]
+  kColumn,      // 128x1: a tile is 128 rows of one column; scales [tile rows, cols]
+  kBlock,       // 128x128; scales [ceil(rows/128), ceil(cols/128)]
+  kTensor,      // one scale, [1, 1]
+  kPanel,       // weights of inference in panels of 16 rows, scales in bf16: kernels/panel.h
+  kBlockPanel,  // kBlock, its codes (e4m3) in panels of 16 rows
 };
+
+inline bool in_panels(ScaleGrain grain) {
+  return grain == ScaleGrain::kPanel || grain == ScaleGrain::kBlockPanel;
+}
 
 // A matrix [rows, cols] of codes with its scales; stacked matrices [E, rows, cols] (experts) have
 // scales [E, ...]. Tiles at the edge are partial.
 struct ScaledView {
-  TensorView codes;   // e4m3, e5m2, e5m6 or i8; bf16 or f32 with kNone; bf16, i8 or i4x2 with kPanel
+  TensorView codes;  // e4m3, e5m2, e5m6 or i8; bf16 or f32 with kNone; bf16, i8 or i4x2 with kPanel
   TensorView scales;  // f32; empty with kNone; bf16 with kPanel
   ScaleGrain grain = ScaleGrain::kNone;
 };
@@ -100,7 +105,8 @@ struct Accumulator {
 // from 0 (or from c when accumulating a c of f32; a bf16 c is added to in fp32, rounded once).
 // A kPanel b (nt only) makes the slices as long as its groups, 128 or 32. With a of i8 codes (kRow)
 // a slice's sum is one of integers, exact in any order; a of bf16 or f32 keeps its values as they
-// are.
+// are. A kBlockPanel b (nt, a kNone) gives the bits of kBlock.
+// With a leading dimension on a (kNone), b (kPanel) and c, as many products side by side.
 struct ScaledGemmParams {
   GemmLayout layout = GemmLayout::kNt;
   ScaledView a, b;

@@ -26,6 +26,7 @@ AttentionParameters AttentionParameters::of(const ParameterSet& set, const Model
   }
   p.kv_norm_C = set[attn + "kv_a_layernorm.weight"];
   p.kv_b_ZC = set.linear(attn + "kv_b_proj.weight");
+  p.keys_HCN = set.transposed_keys(attn + "kv_b_proj.weight");
   p.o_DP = set.linear(attn + "o_proj.weight");
   return p;
 }

@@ -28,7 +28,9 @@ struct AttentionParameters {
   LinearView q_b_YQ;     // Y = H (N + R); empty without query compression
   TensorView kv_norm_C;
   LinearView kv_b_ZC;  // Z = H (N + P), per head N key rows, then P value rows
-  LinearView o_DP;     // [D, H P]
+  // Where kv_b is in panels: its key rows transposed, in panels too.
+  TensorView keys_HCN;
+  LinearView o_DP;  // [D, H P]
 
   static AttentionParameters of(const ParameterSet& set, const ModelConfig& config,
                                 int64_t layer_idx);

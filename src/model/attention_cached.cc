@@ -105,20 +105,34 @@ void Attention::attend_in_latents(Context& ctx, std::span<const CachedSequence> 
     w.shape.dim[1] = count;
     return w;
   };
-  gemm(ctx, {.layout = GemmLayout::kNn,
-             .a = heads_first(q_TY, H).columns(0, N),
-             .b = up_projections(0, N),
-             .c = heads_first(q_latent_TX, H)});
+  const bool panels = w_.kv_b_ZC.grain == ScaleGrain::kPanel;
+  const TensorView q_HTN = heads_first(q_TY, H).columns(0, N);
+  if (panels) {
+    scaled_gemm(ctx, {.a = plain_rows(q_HTN),
+                      .b = {w_.keys_HCN, {}, ScaleGrain::kPanel},
+                      .c = heads_first(q_latent_TX, H)});
+  } else {
+    gemm(ctx, {.layout = GemmLayout::kNn,
+               .a = q_HTN,
+               .b = up_projections(0, N),
+               .c = heads_first(q_latent_TX, H)});
+  }
   mla_decode(ctx, {.q_BHC = split_heads(q_latent_TX, H),
                    .qpe_BHR = split_heads(q_TY, H).columns(N, R),
                    .cache = cache_of_query,
                    .num_keys = num_keys,
                    .ctx_BHC = split_heads(ctx_TX, H),
                    .scale = config_.softmax_scale()});
-  gemm(ctx, {.layout = GemmLayout::kNt,
-             .a = heads_first(ctx_TX, H),
-             .b = up_projections(N, P),
-             .c = heads_first(o_TP, H)});
+  if (panels) {
+    scaled_gemm(ctx, {.a = plain_rows(heads_first(ctx_TX, H)),
+                      .b = {up_projections(N, P), {}, ScaleGrain::kPanel},
+                      .c = heads_first(o_TP, H)});
+  } else {
+    gemm(ctx, {.layout = GemmLayout::kNt,
+               .a = heads_first(ctx_TX, H),
+               .b = up_projections(N, P),
+               .c = heads_first(o_TP, H)});
+  }
 }
 
 // Keys and values come from the cache, also those of the new tokens: so a chunk's result is that of
@@ -134,24 +148,20 @@ void Attention::attend_expanded(Context& ctx, const CachedSequence& sequence,
   TensorView c_SC = scratch.allocate(act, Shape{S, C}, "attn.c_SC");
   TensorView kpe_SR = scratch.allocate(act, Shape{S, R}, "attn.kpe_SR");
   load_latents(ctx, {.cache = sequence.cache, .c_SC = c_SC, .kpe_SR = kpe_SR});
-  const int64_t group =
-      std::clamp<int64_t>(kExpandedBytes / (S * Z * dtype_bytes(act)), 1, heads_);
+  const int64_t group = std::clamp<int64_t>(kExpandedBytes / (S * Z * dtype_bytes(act)), 1, heads_);
   TensorView kv_SZ = scratch.allocate(act, Shape{S, group * Z}, "attn.kv_SZ");
   for (int64_t h = 0; h < heads_; h += group) {
     const int64_t count = std::min(group, heads_ - h);
     const TensorView kv = kv_SZ.columns(0, count * Z);
-    gemm(ctx, {.layout = GemmLayout::kNt,
-               .a = c_SC,
-               .b = w_.kv_b_ZC.w.rows(h * Z, count * Z),
-               .c = kv});
+    LinearView up_projections = w_.kv_b_ZC;
+    up_projections.w = w_.kv_b_ZC.w.rows(h * Z, count * Z);
+    linear_.forward(ctx, up_projections, plain_rows(c_SC), kv);
     mla_attention_forward(
-        ctx, {.q_THK = split_heads(q_TY.columns(h * config_.qk_head_dim(),
-                                                count * config_.qk_head_dim()),
-                                   count),
+        ctx, {.q_THK = split_heads(
+                  q_TY.columns(h * config_.qk_head_dim(), count * config_.qk_head_dim()), count),
               .kv_THX = split_heads(kv, count),
               .kpe_TR = kpe_SR,
-              .o_THP = split_heads(o_TP.columns(h * config_.v_head_dim,
-                                                count * config_.v_head_dim),
+              .o_THP = split_heads(o_TP.columns(h * config_.v_head_dim, count * config_.v_head_dim),
                                    count),
               .scale = config_.softmax_scale()});
   }

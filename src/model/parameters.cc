@@ -354,7 +354,8 @@ LinearView ParameterSet::linear(const std::string& first_name, int64_t count,
   if (view.grain == ScaleGrain::kPanel) return view;  // whole panels join
   FATHOM_CHECK_LE(joined, 2, "parameters joined from {}", first_name);
   const int64_t first_rows = spec(static_cast<int64_t>(first)).shape[0];
-  if (joined == 2 && (view.grain != ScaleGrain::kBlock || first_rows % kScaleTile != 0)) {
+  const bool in_blocks = view.grain == ScaleGrain::kBlock || view.grain == ScaleGrain::kBlockPanel;
+  if (joined == 2 && (!in_blocks || first_rows % kScaleTile != 0)) {
     view.num_parts = 2;
     view.part_rows[0] = first_rows;
     view.part_rows[1] = spec(static_cast<int64_t>(first) + 1).shape[0];
@@ -362,15 +363,24 @@ LinearView ParameterSet::linear(const std::string& first_name, int64_t count,
   return view;
 }
 
-std::vector<bool> fit_for_panels(const std::vector<ParameterSpec>& specs,
+static bool is_kv_b(const ParameterSpec& spec) { return spec.name.ends_with("kv_b_proj.weight"); }
+
+std::vector<bool> fit_for_panels(const ModelConfig& config, const std::vector<ParameterSpec>& specs,
                                  const std::vector<ParameterPlace>& places) {
+  // kv_b_proj is also read by head: its key rows transposed, its value rows alone.
+  const bool heads_fit = panels_fit(config.qk_nope_head_dim, config.kv_lora_rank) &&
+                         panels_fit(config.v_head_dim, config.kv_lora_rank) &&
+                         panels_fit(config.kv_lora_rank, config.qk_nope_head_dim);
   const auto fits_alone = [&](size_t i) {
     const ParameterSpec& spec = specs[i];
+    const ParameterPlace& place = places[i];
     const bool is_product = (spec.kind == ParameterKind::kMatrix && spec.fp8_in_published &&
-                             !spec.name.ends_with("kv_b_proj.weight")) ||
+                             (!is_kv_b(spec) || heads_fit)) ||
                             spec.name == "lm_head.weight";
+    const bool is_bf16 = place.dtype == DType::kBF16 && place.grain == ScaleGrain::kNone;
+    const bool is_blocks = place.dtype == DType::kE4M3 && place.grain == ScaleGrain::kBlock;
     return is_product && panels_fit(spec.shape[0], spec.shape[1]) &&
-           places[i].dtype == DType::kBF16 && places[i].grain == ScaleGrain::kNone;
+           (is_bf16 || (is_blocks && !is_kv_b(spec)));
   };
   std::vector<bool> fits(specs.size());
   for (size_t begin = 0; begin < specs.size();) {
@@ -384,13 +394,45 @@ std::vector<bool> fit_for_panels(const std::vector<ParameterSpec>& specs,
   return fits;
 }
 
-void ParameterSet::to_panels(Context& ctx) {
-  const std::vector<bool> fits = fit_for_panels(*specs_, places_);
+void ParameterSet::to_panels(Context& ctx, const ModelConfig& config) {
+  std::vector<bool> fits = fit_for_panels(config, *specs_, places_);
+  for (size_t i = 0; i < fits.size(); ++i) fits[i] = fits[i] && places_[i].data == nullptr;
+  transpose_keys(ctx, config, fits);
   for (size_t i = 0; i < views_.size(); ++i) {
-    if (!fits[i] || places_[i].data != nullptr) continue;
-    to_bf16_panels(ctx, views_[i]);
-    places_[i].grain = ScaleGrain::kPanel;
+    if (!fits[i]) continue;
+    fathom::to_panels(ctx, views_[i]);
+    places_[i].grain =
+        places_[i].grain == ScaleGrain::kBlock ? ScaleGrain::kBlockPanel : ScaleGrain::kPanel;
   }
+}
+
+void ParameterSet::transpose_keys(Context& ctx, const ModelConfig& config,
+                                  const std::vector<bool>& fits) {
+  const int64_t H = config.num_attention_heads, C = config.kv_lora_rank;
+  const int64_t N = config.qk_nope_head_dim, Z = N + config.v_head_dim;
+  transposed_keys_.assign(views_.size(), {});
+  keys_arena_ = measured_arena("transposed_keys", [&](Arena& arena) {
+    for (size_t i = 0; i < views_.size(); ++i) {
+      if (fits[i] && is_kv_b((*specs_)[i]))
+        transposed_keys_[i] = arena.allocate(DType::kBF16, Shape{H, C, N}, "transposed_keys_HCN");
+    }
+  });
+  for (size_t i = 0; i < views_.size(); ++i) {
+    if (transposed_keys_[i].empty()) continue;
+    const auto* rows = views_[i].as<bf16>();
+    auto* out = transposed_keys_[i].as<bf16>();
+    ctx.threads().parallel_for(H, [&](int64_t h, int) {
+      for (int64_t c = 0; c < C; ++c) {
+        for (int64_t n = 0; n < N; ++n) out[(h * C + c) * N + n] = rows[(h * Z + n) * C + c];
+      }
+    });
+    fathom::to_panels(ctx, transposed_keys_[i].reshaped(Shape{H * C, N}));
+  }
+}
+
+TensorView ParameterSet::transposed_keys(const std::string& name) const {
+  return transposed_keys_.empty() ? TensorView{}
+                                  : transposed_keys_[static_cast<size_t>(index_of(name))];
 }
 
 ScaledView ParameterSet::scaled(int64_t i) const {

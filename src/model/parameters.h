@@ -109,10 +109,10 @@ struct LinearView {
   ScaledView part(int64_t part) const;
 };
 
-// Of each parameter, whether the products that read it would take it in panels of bf16
-// (kernels/panel.h): it is plain bf16, as are those that a product joins with it. Not kv_b_proj,
-// which is read by head and transposed, nor an embedding that is also the head.
-std::vector<bool> fit_for_panels(const std::vector<ParameterSpec>& specs,
+// Of each parameter, whether the products that read it would take it in panels (kernels/panel.h):
+// it is plain bf16 or e4m3 in blocks, as are those that a product joins with it. Not an embedding
+// that is also the head.
+std::vector<bool> fit_for_panels(const ModelConfig& config, const std::vector<ParameterSpec>& specs,
                                  const std::vector<ParameterPlace>& places);
 
 // Whether these tensors make one matrix of `groups` = 1, or a stack of so many: the tensors of a
@@ -142,20 +142,27 @@ class ParameterSet {
   ScaledView scaled(int64_t i) const;
   // Lies in memory of somebody else.
   bool is_mapped(int64_t i) const { return places_[static_cast<size_t>(i)].data != nullptr; }
-  int64_t num_bytes() const { return arena_.used_bytes(); }  // of the set's own memory
+  // Of the set's own memory.
+  int64_t num_bytes() const { return arena_.used_bytes() + keys_arena_.used_bytes(); }
   // Brings what fits (fit_for_panels) and lies in memory of the set's own into panels: products
   // give the same bits, those of few rows faster. Views made before do not know.
-  void to_panels(Context& ctx);
+  void to_panels(Context& ctx, const ModelConfig& config);
+  // Of a kv_b_proj that was brought into panels: each head's key rows transposed, [H, C, N], as the
+  // absorbed form multiplies queries with them, in panels too. Empty otherwise.
+  TensorView transposed_keys(const std::string& name) const;
 
  private:
   std::shared_ptr<const std::vector<ParameterSpec>> specs_;
   std::vector<ParameterPlace> places_;
   std::shared_ptr<const void> owner_;  // of mapped parameters
   std::vector<TensorView> views_;
-  std::vector<TensorView> scales_;  // empty for parameters that have none
-  Arena arena_;                     // filled through views_ and scales_, which stand before it
+  std::vector<TensorView> scales_;           // empty for parameters that have none
+  std::vector<TensorView> transposed_keys_;  // by parameter, behind to_panels
+  Arena arena_;  // filled through views_ and scales_, which stand before it
+  Arena keys_arena_{"transposed_keys"};
   std::unordered_map<std::string, int64_t> index_;
 
+  void transpose_keys(Context& ctx, const ModelConfig& config, const std::vector<bool>& fits);
   int64_t index_of(const std::string& name) const;
 };
 

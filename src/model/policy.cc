@@ -23,6 +23,7 @@ std::string grouping(ScaleGrain grain, bool power_of_two) {
       tile = "128x1";
       break;
     case ScaleGrain::kBlock:
+    case ScaleGrain::kBlockPanel:
       tile = "128x128";
       break;
     case ScaleGrain::kTensor:

@@ -40,20 +40,21 @@ void add_gemm(const BenchModel& model, std::vector<Case>& cases, const char* wei
                    }});
 }
 
-// Weights [n, k] as a product of inference reads them: bf16 activations with DeepSeek's FP8 blocks
-// and with panels of bf16, codes of i8 with panels of 8 or 4 bits.
+// Weights [n, k] as a product of inference reads them: bf16 activations with DeepSeek's FP8 blocks,
+// as they lie and in panels, and with panels of bf16, codes of i8 with panels of 8 or 4 bits.
 void add_scaled(const BenchModel& model, std::vector<Case>& cases, const char* weight, DType codes,
-                int64_t m, int64_t n, int64_t k) {
-  const bool panels = codes != DType::kE4M3;
+                bool panels, int64_t m, int64_t n, int64_t k) {
   if (panels && !panels_fit(n, k)) return;
-  if (codes == DType::kBF16 && !has_bf16_panels(choose_isa_level())) return;
+  const bool loaded = codes == DType::kBF16 || codes == DType::kE4M3;
+  if (panels && loaded && !has_loaded_panels(choose_isa_level())) return;
   const int64_t weight_bytes =
-      panels ? panel_bytes(codes, n, k)
-             : n * k + scale_shape(ScaleGrain::kBlock, n, k).num_elements() * 4;
+      codes == DType::kE4M3 ? n * k + scale_shape(ScaleGrain::kBlock, n, k).num_elements() * 4
+                            : panel_bytes(codes, n, k);
   cases.push_back(
       {.model = model.name,
        .name = fmt::format("scaled_gemm_nt {}", weight),
-       .shape = fmt::format("{} {}x{}x{}", dtype_name(codes), m, n, k),
+       .shape = fmt::format("{}{} {}x{}x{}", dtype_name(codes),
+                            panels && codes == DType::kE4M3 ? " panels" : "", m, n, k),
        .flops = 2 * elements(m, n, k),
        .bytes = static_cast<double>(weight_bytes) + elements(m, k + n) * 2,
        .bandwidth_bound = m < kMemoryBoundRows / 2,
@@ -63,9 +64,9 @@ void add_scaled(const BenchModel& model, std::vector<Case>& cases, const char* w
          const TensorView x = operands.make(DType::kBF16, {n, k}),
                           c = operands.zeros(DType::kBF16, {m, n});
          if (codes == DType::kBF16) {
-           to_bf16_panels(ctx, x);
+           to_panels(ctx, x);
            b = {x, {}, ScaleGrain::kPanel};
-         } else if (panels) {
+         } else if (!loaded) {
            // Any bytes are codes; scales of 1.
            b = {x, operands.zeros(DType::kBF16, panel_scale_shape(codes, n, k)),
                 ScaleGrain::kPanel};
@@ -81,6 +82,10 @@ void add_scaled(const BenchModel& model, std::vector<Case>& cases, const char* w
                 operands.zeros(DType::kF32, scale_shape(ScaleGrain::kBlock, n, k)),
                 ScaleGrain::kBlock};
            quantize(ctx, {.x = {x, {}, ScaleGrain::kNone}, .y = b});
+           if (panels) {
+             to_panels(ctx, b.codes);
+             b.grain = ScaleGrain::kBlockPanel;
+           }
          }
          return [=](Context& run_ctx) { scaled_gemm(run_ctx, {.a = a, .b = b, .c = c}); };
        }});
@@ -239,9 +244,11 @@ void add_product_cases(const BenchModel& m, std::vector<Case>& cases) {
   add_gemm(m, cases, "o", GemmLayout::kTn, bf, m.hidden, m.heads * m.value, T);
   add_gemm(m, cases, "o", GemmLayout::kNt, DType::kF32, T, m.hidden, m.heads * m.value);
   for (const int64_t rows : {1, 8}) forward("o", rows, m.hidden, m.heads * m.value);
-  for (const DType codes : {DType::kE4M3, DType::kBF16, DType::kI8, DType::kI4x2}) {
+  for (const auto& [codes, panels] : {std::pair{DType::kE4M3, false}, std::pair{DType::kE4M3, true},
+                                      std::pair{DType::kBF16, true}, std::pair{DType::kI8, true},
+                                      std::pair{DType::kI4x2, true}}) {
     for (const int64_t rows : {int64_t{1}, int64_t{4}, int64_t{8}, int64_t{16}, T})
-      add_scaled(m, cases, "o", codes, rows, m.hidden, m.heads * m.value);
+      add_scaled(m, cases, "o", codes, panels, rows, m.hidden, m.heads * m.value);
   }
   const int64_t gate_up = 2 * m.expert_width;
   add_grouped(m, cases, "gate_up", GemmLayout::kNt, T, gate_up, m.hidden);

@@ -222,6 +222,23 @@ void pack_bf16_panels(const void* src, int64_t ld, int64_t lanes, int64_t k, int
   }
 }
 
+// A line holds two words of each lane.
+template <const ByteTables& kTables>
+void pack_code_panels(const void* src, int64_t ld, int64_t lanes, int64_t k, int64_t width,
+                      void* panel) {
+  const int64_t lines = k / 4;
+  for (int64_t lane = 0; lane < width; lane += kLanes) {
+    const char* line = static_cast<const char*>(src) + lane * ld;
+    char* out = static_cast<char*>(panel) + lane * 4;
+    for (int64_t i = 0; i < lines; ++i, out += 2 * width * 4) {
+      __m512i words[2] = {_mm512_setzero_si512(), _mm512_setzero_si512()};
+      if (lane < lanes) Fp8PanelLines<kTables>::words(_mm512_loadu_si512(line + i * kLine), words);
+      _mm512_storeu_si512(out, words[0]);
+      _mm512_storeu_si512(out + width * 4, words[1]);
+    }
+  }
+}
+
 // Whole panels of columns from a row-major operand: two rows of 32 lanes at a time.
 struct Bf16Rows {
   using Element = uint16_t;
@@ -294,7 +311,7 @@ const GemmKernels kGemmAvx512Bf16 = {
     .packed_bytes = 2,
     .pack_k_contiguous = {pack_k_contiguous<RoundedPairs>, pack_by_lines<Bf16Lines>,
                           pack_by_lines<Fp8Lines<kE4m3>>, pack_by_lines<Fp8Lines<kE5m2>>,
-                          pack_k_contiguous<E5m6Pairs>, pack_bf16_panels},
+                          pack_k_contiguous<E5m6Pairs>, pack_bf16_panels, pack_code_panels<kE4m3>},
     .pack_lane_contiguous = {pack_lane_contiguous<RoundedPairs>, pack_by_rows<Bf16Rows>,
                              pack_by_rows<Fp8Rows<kE4m3>>, pack_by_rows<Fp8Rows<kE5m2>>,
                              pack_lane_contiguous<E5m6Pairs>},

@@ -48,8 +48,7 @@ struct Side {
 
   int64_t num_panels() const { return div_up(lanes, width); }
   const void* at(int64_t lane, int64_t k) const {
-    if (source == kSourceBf16Panels)
-      return data + (lane * ld + k * kSourcePanelRows) * source_bytes(source);
+    if (is_panels(source)) return data + (lane * ld + k * kSourcePanelRows) * source_bytes(source);
     return data + (k_contiguous ? lane * ld + k : k * ld + lane) * source_bytes(source);
   }
 };
@@ -134,9 +133,10 @@ void (*Multiplier::stream_of(const Product& p) const)(const GemmStream& s) {
     return nullptr;
   if (kind_.b_source == kSourceBf16Panels) return kernels_.stream->bf16_panels;
   if (!kind_.scaled) return kind_.b_source == kSourceBf16 ? kernels_.stream->bf16 : nullptr;
-  return kind_.b_source == kSourceE4m3   ? kernels_.stream->e4m3
-         : kind_.b_source == kSourceE5m2 ? kernels_.stream->e5m2
-                                         : nullptr;
+  return kind_.b_source == kSourceE4m3         ? kernels_.stream->e4m3
+         : kind_.b_source == kSourceE5m2       ? kernels_.stream->e5m2
+         : kind_.b_source == kSourceE4m3Panels ? kernels_.stream->e4m3_panels
+                                               : nullptr;
 }
 
 // The job of a product's shared lanes from `shared_lane` on, as many as one batch holds.
@@ -302,7 +302,7 @@ Ask Multiplier::ask_for(const Side& s, int64_t panel_begin, int64_t panel_end, i
   const int64_t lanes = std::min(panel_end * s.width, s.lanes) - lane;
   if (lanes <= 0 || k_count <= 0) return {};
   // A panel's k are one run of memory.
-  const int64_t together = s.source == kSourceBf16Panels ? kSourcePanelRows : 1;
+  const int64_t together = is_panels(s.source) ? kSourcePanelRows : 1;
   const int64_t num_rows = s.k_contiguous ? div_up(lanes, together) : k_count;
   const int64_t row_bytes = (s.k_contiguous ? k_count * together : lanes) * source_bytes(s.source);
   Ask ask;

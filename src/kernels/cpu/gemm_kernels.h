@@ -27,20 +27,23 @@ inline constexpr int64_t kSliceK = 128;
 
 // Formats of an operand in memory; codes are decoded exactly while they are packed (every value of
 // the 8-bit and 12-bit formats is one of bf16, and a normal one).
-// Panels of bf16 (kernels/panel.h) are a k-contiguous b; its lanes are read 16 at a time from a
-// multiple of 16 on, and k from an even one on.
+// Panels (kernels/panel.h) are a k-contiguous b; its lanes are read 16 at a time from a multiple of
+// 16 on, and k from a multiple of 4 on.
 enum Source : uint8_t {
   kSourceF32,
   kSourceBf16,
   kSourceE4m3,
   kSourceE5m2,
   kSourceE5m6,
-  kSourceBf16Panels
+  kSourceBf16Panels,
+  kSourceE4m3Panels
 };
-inline constexpr int kNumSources = 6;
+inline constexpr int kNumSources = 7;
+constexpr bool is_panels(Source s) { return s == kSourceBf16Panels || s == kSourceE4m3Panels; }
 inline constexpr int64_t kSourcePanelRows = 16;
 constexpr int64_t source_bytes(Source s) {
-  return s == kSourceF32 ? 4 : s == kSourceE4m3 || s == kSourceE5m2 ? 1 : 2;
+  if (s == kSourceE4m3 || s == kSourceE5m2 || s == kSourceE4m3Panels) return 1;
+  return s == kSourceF32 ? 4 : 2;
 }
 
 // Lines of memory that the caller packs next; tiles ask the second-level cache for some of them
@@ -99,6 +102,7 @@ struct StreamKernels {
   void (*bf16_panels)(const GemmStream& s);
   void (*e4m3)(const GemmStream& s);  // scaled ones
   void (*e5m2)(const GemmStream& s);
+  void (*e4m3_panels)(const GemmStream& s);
 };
 
 struct GemmKernels {

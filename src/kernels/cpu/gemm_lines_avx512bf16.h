@@ -83,6 +83,28 @@ struct Fp8Lines {
   }
 };
 
+// Lines of panels (kernels/panel.h): 16 lanes, two or four columns of each.
+struct Bf16PanelLines {
+  static constexpr bool kScaled = false;
+  static constexpr int kVectors = 1;
+  static constexpr int64_t kSumLines = kBlockK / 2;
+  static void words(__m512i x, __m512i (&out)[1]) { out[0] = x; }
+};
+
+template <const ByteTables& kTables>
+struct Fp8PanelLines {
+  static constexpr bool kScaled = true;
+  static constexpr int kVectors = 2;
+  static constexpr int64_t kSumLines = kSliceK / 4;
+  static void words(__m512i x, __m512i (&out)[2]) {
+    const auto [low, high] = decode_bytes<kTables>(x);
+    // Even bytes are one pair of columns, odd ones the next.
+    const __m512i upper = _mm512_set1_epi16(int16_t{-0x100});
+    out[0] = _mm512_ternarylogic_epi64(upper, _mm512_slli_epi16(high, 8), low, 0xca);
+    out[1] = _mm512_ternarylogic_epi64(upper, high, _mm512_srli_epi16(low, 8), 0xca);
+  }
+};
+
 // Zero-padded lines of the lanes and bytes that exist.
 template <int64_t kRows>
 inline void copy_lines(const char* rows, int64_t ld_bytes, int64_t lanes, int64_t bytes,

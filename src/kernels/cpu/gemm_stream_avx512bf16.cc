@@ -250,11 +250,13 @@ void stream(const GemmStream& s) {
 // The same from panels (kernels/panel.h): each is one run of memory, so that the processor's own
 // prefetching follows it but for the ends of pages; what is asked for here is across those.
 constexpr int64_t kPanelAheadBytes = 4096;
-constexpr int kMaxPairRows = 12;  // two panels' sums of more are too many registers
+// Two panels' sums of more rows are too many registers.
+template <typename Lines>
+constexpr int kMaxPairRows = Lines::kScaled ? 8 : 12;
 
-template <int kRows, int kPanels>
+template <typename Lines, int kRows, int kPanels>
 void stream_panels(const GemmStream& s, int64_t first_panel) {
-  const int64_t groups = s.k / 2, panel_bytes = groups * kLine;
+  const int64_t lines = s.k / (2 * Lines::kVectors), panel_bytes = lines * kLine;
   const bool from_c = s.add_c && !s.c_bf16;
   alignas(64) __m512 total[kRows][kPanels];
   const char* b[kPanels];
@@ -275,9 +277,10 @@ void stream_panels(const GemmStream& s, int64_t first_panel) {
     }
   }
   const char* a = static_cast<const char*>(s.a);
-  constexpr int64_t kBlockGroups = kBlockK / 2;
-  for (int64_t begin = 0; begin < groups; begin += kBlockGroups) {
-    const int64_t end = begin + kBlockGroups < groups ? begin + kBlockGroups : groups;
+  const float* a_scales = s.a_scales;
+  const float* b_scales = Lines::kScaled ? s.b_scales + first_panel * kLanes : nullptr;
+  for (int64_t begin = 0; begin < lines; begin += Lines::kSumLines) {
+    const int64_t end = begin + Lines::kSumLines < lines ? begin + Lines::kSumLines : lines;
     __m512 sum[kRows][kPanels];
 #pragma GCC unroll 16
     for (int m = 0; m < kRows; ++m) {
@@ -286,31 +289,45 @@ void stream_panels(const GemmStream& s, int64_t first_panel) {
     }
     const auto add = [&](int64_t from, int64_t to, auto&& ahead) __attribute__((always_inline)) {
 #pragma GCC unroll 2
-      for (int64_t group = from; group < to; ++group) {
-        __m512i words[kPanels];
+      for (int64_t line = from; line < to; ++line) {
+        __m512i words[kPanels][Lines::kVectors];
 #pragma GCC unroll 2
         for (int p = 0; p < kPanels; ++p) {
-          words[p] = _mm512_loadu_si512(b[p]);
+          Lines::words(_mm512_loadu_si512(b[p]), words[p]);
           _mm_prefetch(b[p] + ahead(p), _MM_HINT_T0);
           b[p] += kLine;
         }
-#pragma GCC unroll 16
-        for (int m = 0; m < kRows; ++m) {
 #pragma GCC unroll 2
-          for (int p = 0; p < kPanels; ++p) add_pairs(sum[m][p], words[p], a + m * 4);
+        for (int v = 0; v < Lines::kVectors; ++v) {
+#pragma GCC unroll 16
+          for (int m = 0; m < kRows; ++m) {
+#pragma GCC unroll 2
+            for (int p = 0; p < kPanels; ++p) add_pairs(sum[m][p], words[p][v], a + m * 4);
+          }
+          a += kRows * 4;
         }
-        a += kRows * 4;
       }
     };
-    const int64_t last_ahead = groups - kPanelAheadBytes / kLine;
+    const int64_t last_ahead = lines - kPanelAheadBytes / kLine;
     const int64_t middle = last_ahead < begin ? begin : last_ahead < end ? last_ahead : end;
     add(begin, middle, [](int) { return kPanelAheadBytes; });
     add(middle, end, [&](int p) { return jump[p]; });
 #pragma GCC unroll 16
     for (int m = 0; m < kRows; ++m) {
 #pragma GCC unroll 2
-      for (int p = 0; p < kPanels; ++p)
-        total[m][p] = from_c || begin > 0 ? _mm512_add_ps(total[m][p], sum[m][p]) : sum[m][p];
+      for (int p = 0; p < kPanels; ++p) {
+        if constexpr (Lines::kScaled) {
+          const __m512 scale =
+              _mm512_mul_ps(_mm512_set1_ps(a_scales[m]), _mm512_loadu_ps(b_scales + p * kLanes));
+          total[m][p] = _mm512_fmadd_ps(sum[m][p], scale, total[m][p]);
+        } else {
+          total[m][p] = from_c || begin > 0 ? _mm512_add_ps(total[m][p], sum[m][p]) : sum[m][p];
+        }
+      }
+    }
+    if constexpr (Lines::kScaled) {
+      a_scales += kRows;
+      b_scales += kStreamLanes;
     }
   }
   GemmTile out;  // the sums are all there
@@ -325,21 +342,23 @@ void stream_panels(const GemmStream& s, int64_t first_panel) {
   }
 }
 
-template <int kRows>
+template <typename Lines, int kRows>
 void stream_panels(const GemmStream& s) {
-  if constexpr (kRows <= kMaxPairRows) {
-    if (s.lanes > kLanes) return stream_panels<kRows, 2>(s, 0);
+  if constexpr (kRows <= kMaxPairRows<Lines>) {
+    if (s.lanes > kLanes) return stream_panels<Lines, kRows, 2>(s, 0);
   }
-  for (int64_t panel = 0; panel * kLanes < s.lanes; ++panel) stream_panels<kRows, 1>(s, panel);
+  for (int64_t panel = 0; panel * kLanes < s.lanes; ++panel)
+    stream_panels<Lines, kRows, 1>(s, panel);
 }
 
-template <int... kRows>
+template <typename Lines, int... kRows>
 void any_panel_stream(const GemmStream& s, std::integer_sequence<int, kRows...>) {
-  constexpr void (*kStreams[])(const GemmStream&) = {stream_panels<kRows + 1>...};
+  constexpr void (*kStreams[])(const GemmStream&) = {stream_panels<Lines, kRows + 1>...};
   kStreams[s.rows - 1](s);
 }
+template <typename Lines>
 void any_panel_stream(const GemmStream& s) {
-  any_panel_stream(s, std::make_integer_sequence<int, kStreamRows>{});
+  any_panel_stream<Lines>(s, std::make_integer_sequence<int, kStreamRows>{});
 }
 
 template <typename Lines, int... kRows>
@@ -357,9 +376,10 @@ void any_stream(const GemmStream& s) {
 
 const StreamKernels kStreamAvx512Bf16 = {
     .bf16 = any_stream<Bf16Lines>,
-    .bf16_panels = any_panel_stream,
+    .bf16_panels = any_panel_stream<Bf16PanelLines>,
     .e4m3 = any_stream<Fp8Lines<kE4m3>>,
     .e5m2 = any_stream<Fp8Lines<kE5m2>>,
+    .e4m3_panels = any_panel_stream<Fp8PanelLines<kE4m3>>,
 };
 
 }  // namespace fathom::cpu

@@ -356,7 +356,7 @@ TEST_P(Gemm, ProductsSideBySideEqualOneAfterTheOther) {
 // Panels of bf16 are another place for the same numbers: no bit changes, dense or by expert, and
 // the reference agrees as far as its order of summation allows.
 TEST(Bf16Panels, ProductsAreThoseOfPlainRows) {
-  if (!has_bf16_panels(supported_isa_levels().back())) GTEST_SKIP() << "no AVX-512 BF16";
+  if (!has_loaded_panels(supported_isa_levels().back())) GTEST_SKIP() << "no AVX-512 BF16";
   Context one(1), two(2);
   const auto random_weights = [](int64_t rows, int64_t cols) {
     TestTensor w(DType::kBF16, {rows, cols}, "w");
@@ -368,7 +368,7 @@ TEST(Bf16Panels, ProductsAreThoseOfPlainRows) {
                            Sizes{17, 48, 2080}, Sizes{150, 176, 544}, Sizes{0, 16, 32}}) {
       const TestTensor plain = random_weights(s.n, s.k);
       const TestTensor panels = random_weights(s.n, s.k);
-      to_bf16_panels(two, panels);
+      to_panels(two, panels);
       ASSERT_NE(plain.bytes(), panels.bytes());
       Operand a(DType::kBF16, {s.m, s.k}, "a");
       a.normal(8);
@@ -396,7 +396,7 @@ TEST(Bf16Panels, ProductsAreThoseOfPlainRows) {
   const int64_t n = 48, k = 160, num_experts = 4;
   const TestTensor plain = random_weights(num_experts * n, k),
                    panels = random_weights(num_experts * n, k);
-  to_bf16_panels(two, panels);
+  to_panels(two, panels);
   const auto stacked = [&](const TestTensor& w) {
     return TensorView(w.view().data, DType::kBF16, Shape{num_experts, n, k}, "w_EXD");
   };
@@ -417,6 +417,122 @@ TEST(Bf16Panels, ProductsAreThoseOfPlainRows) {
                               .offsets = offsets.data(),
                               .num_experts = num_experts});
     ASSERT_EQ(c.bytes(), want.bytes());
+  }
+}
+
+// Several products side by side: heads of tokens, rows apart and strided, weights apart.
+TEST(Bf16Panels, ProductsSideBySideAreThoseOfEach) {
+  if (!has_loaded_panels(supported_isa_levels().back())) GTEST_SKIP() << "no AVX-512 BF16";
+  Context one(1), two(2);
+  const int64_t H = 3, N = 32, C = 48, Z = 64;
+  for (const int64_t T : {1, 2, 9, 17, 40}) {
+    TestTensor w(DType::kBF16, {H, Z, N}, "w"), q(DType::kBF16, {T, H * Z}, "q");
+    w.normal(3);
+    q.normal(4);
+    const auto heads = [&](const TensorView& x, int64_t width) {
+      TensorView v(x.data, DType::kBF16, Shape{H, T, width}, "heads");
+      v.stride[0] = x.dim(1) / H;
+      v.stride[1] = x.dim(1);
+      return v;
+    };
+    TestTensor want(DType::kBF16, {T, H * C}, "want"), got(DType::kBF16, {T, H * C}, "got");
+    TestTensor reference(DType::kBF16, {T, H * C}, "reference");
+    TensorView b(w.view().data, DType::kBF16, Shape{H, C, N}, "b");
+    b.stride[0] = Z * N;
+    gemm(one, {.a = heads(q, N), .b = b, .c = heads(want, C)});
+    to_panels(one, w.view().reshaped(Shape{H * Z, N}));
+    const ScaledGemmParams params{.a = {heads(q, N), {}, ScaleGrain::kNone},
+                                  .b = {b, {}, ScaleGrain::kPanel},
+                                  .c = heads(got, C)};
+    poison_scratch(two);
+    scaled_gemm(two, params);
+    EXPECT_EQ(got.bytes(), want.bytes()) << T;
+    EXPECT_TRUE(got.guards_intact());
+    ScaledGemmParams by_reference = params;
+    by_reference.c = heads(reference, C);
+    kernel_entries<ScaledGemmParams>().back().run(one, by_reference);
+    for (int64_t i = 0; i < want.size(); ++i)
+      ASSERT_NEAR(reference[i], want[i], 0.01 * (1 + std::fabs(want[i]))) << T;
+  }
+}
+
+// Panels of FP8 codes: what the same codes give as they lie in files, for few rows and many, over
+// slices that are not full, dense or by expert.
+TEST(CodePanels, ProductsAreThoseOfBlocks) {
+  if (!has_loaded_panels(supported_isa_levels().back())) GTEST_SKIP() << "no AVX-512 BF16";
+  Context one(1), two(2);
+  struct Blocks {
+    TestTensor codes, scales;
+    ScaledView view(ScaleGrain grain) const {
+      ScaledView v{codes, scales, grain};
+      return v;
+    }
+  };
+  const auto blocks = [&](Context& ctx, int64_t rows, int64_t cols, bool panels) {
+    TestTensor x(DType::kF32, {rows, cols}, "x");
+    x.normal(9, 0.05);
+    const Shape scales = scale_shape(ScaleGrain::kBlock, rows, cols);
+    Blocks b{TestTensor(DType::kE4M3, {rows, cols}, "codes"),
+             TestTensor(DType::kF32, {scales[0], scales[1]}, "scales")};
+    quantize(ctx, {.x = {x, {}, ScaleGrain::kNone}, .y = b.view(ScaleGrain::kBlock)});
+    if (panels) to_panels(ctx, b.codes);
+    return b;
+  };
+  for (const DType out : {DType::kBF16, DType::kF32}) {
+    for (const Sizes& s :
+         {Sizes{1, 16, 32}, Sizes{1, 48, 544}, Sizes{2, 160, 512}, Sizes{3, 80, 96},
+          Sizes{8, 64, 1056}, Sizes{9, 272, 4256}, Sizes{16, 48, 2080}, Sizes{17, 48, 2080},
+          Sizes{150, 176, 544}, Sizes{0, 16, 32}}) {
+      const Blocks plain = blocks(one, s.n, s.k, false), panels = blocks(one, s.n, s.k, true);
+      ASSERT_NE(plain.codes.bytes(), panels.codes.bytes());
+      Operand a(DType::kBF16, {s.m, s.k}, "a");
+      a.normal(8);
+      for (const bool accumulate : {false, true}) {
+        const auto params = [&](const Blocks& b, ScaleGrain grain, const Operand& c) {
+          return ScaledGemmParams{.a = {a.view(), {}, ScaleGrain::kNone},
+                                  .b = b.view(grain),
+                                  .c = c.view(),
+                                  .accumulate = accumulate};
+        };
+        Operand want = output(out, s, accumulate), reference = output(out, s, accumulate);
+        scaled_gemm(one, params(plain, ScaleGrain::kBlock, want));
+        kernel_entries<ScaledGemmParams>().back().run(
+            one, params(panels, ScaleGrain::kBlockPanel, reference));
+        for (int64_t i = 0; i < want.size(); ++i)
+          ASSERT_NEAR(reference[i], want[i], 0.01 * (1 + std::fabs(want[i]))) << s.m << "," << s.n;
+        for (Context* ctx : {&one, &two}) {
+          Operand c = output(out, s, accumulate);
+          poison_scratch(*ctx);
+          scaled_gemm(*ctx, params(panels, ScaleGrain::kBlockPanel, c));
+          ASSERT_EQ(c.bytes(), want.bytes()) << s.m << "," << s.n << "," << s.k;
+        }
+      }
+    }
+  }
+  const int64_t n = 256, k = 160, num_experts = 4;
+  const Blocks plain = blocks(one, num_experts * n, k, false),
+               panels = blocks(one, num_experts * n, k, true);
+  const auto stacked = [&](const Blocks& b, ScaleGrain grain) {
+    return ScaledView{b.codes.view().reshaped(Shape{num_experts, n, k}),
+                      b.scales.view().reshaped(Shape{num_experts, 2, 2}), grain};
+  };
+  for (const std::vector<int64_t>& offsets :
+       {std::vector<int64_t>{0, 1, 1, 2, 3}, {0, 40, 41, 41, 60}}) {
+    Operand a(DType::kBF16, {offsets.back(), k}, "a");
+    a.normal(8);
+    std::vector<std::vector<uint8_t>> bytes;
+    for (const bool in : {false, true}) {
+      Operand c = output(DType::kBF16, {offsets.back(), n, k}, false);
+      scaled_grouped_gemm(two, {.a = {a.view(), {}, ScaleGrain::kNone},
+                                .b = stacked(in ? panels : plain,
+                                             in ? ScaleGrain::kBlockPanel : ScaleGrain::kBlock),
+                                .c = c.view(),
+                                .offsets = offsets.data(),
+                                .num_experts = num_experts});
+      const auto raw = c.bytes();
+      bytes.emplace_back(raw.begin(), raw.end());
+    }
+    ASSERT_EQ(bytes[0], bytes[1]);
   }
 }
 

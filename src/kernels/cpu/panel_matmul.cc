@@ -185,7 +185,7 @@ PanelProductJob job_of(const ScaledView& a, const ScaledView& b, const TensorVie
 template <typename Params>
 bool supports(const Params& p) {
   return p.b.grain == ScaleGrain::kPanel && panel_has_scales(p.b.codes.dtype) &&
-         p.a.codes.dtype != DType::kF32;
+         p.a.codes.dtype != DType::kF32 && p.a.codes.shape.num_dims == 2;
 }
 
 }  // namespace

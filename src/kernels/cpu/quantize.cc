@@ -109,6 +109,7 @@ class Source {
         return;
       }
       case ScaleGrain::kPanel:
+      case ScaleGrain::kBlockPanel:
         FATHOM_CHECK(false, "panels are not read by tiles");
     }
   }
@@ -142,6 +143,7 @@ class Quantizer {
         return by_tensor();
       case ScaleGrain::kNone:
       case ScaleGrain::kPanel:
+      case ScaleGrain::kBlockPanel:
         FATHOM_CHECK(false, "quantize without scales of f32");
     }
   }

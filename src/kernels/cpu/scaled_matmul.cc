@@ -1,7 +1,8 @@
 // Scaled products over the blocked multiplication of gemm_blocked.cc: codes are decoded while they
 // are packed, and the register tile promotes its sums every 128 with the scales that lie beside the
 // panels. So they run at the rate of bf16 products but for the promotion, and a decode-sized one
-// reads a byte for each weight. Panels of bf16 have no scales and are products as plain ones are.
+// reads a byte for each weight. Panels of e4m3 are codes that lie otherwise; panels of bf16 have no
+// scales and are products as plain ones are.
 #include "kernels/cpu/scaled_matmul.h"
 
 #include "core/integer.h"
@@ -41,7 +42,8 @@ ScaleGrid grid_of(const ScaledView& v, const TensorView& scales, bool contracts_
   if (v.grain == ScaleGrain::kNone || v.grain == ScaleGrain::kPanel) return {};
   ScaleGrid grid{.data = static_cast<const float*>(scales.data)};
   if (v.grain == ScaleGrain::kTensor) return grid;
-  if (v.grain == ScaleGrain::kBlock) grid.lanes_per_scale = kScaleTile;
+  if (v.grain == ScaleGrain::kBlock || v.grain == ScaleGrain::kBlockPanel)
+    grid.lanes_per_scale = kScaleTile;
   grid.lane_stride = contracts_rows ? 1 : scales.stride[0];
   grid.slice_stride = contracts_rows ? scales.stride[0] : 1;
   return grid;
@@ -95,24 +97,38 @@ ProductKind kind_of(const Params& p) {
   }
   return {.layout = p.layout,
           .a_source = source_of(p.a.codes.dtype),
-          .b_source = source_of(p.b.codes.dtype),
+          .b_source =
+              p.b.grain == ScaleGrain::kBlockPanel ? kSourceE4m3Panels : source_of(p.b.codes.dtype),
           .c_bf16 = p.c.dtype == DType::kBF16,
           .accumulate = p.accumulate,
           .scaled = true};
 }
 
+Product* allocate_products(Context& ctx, int64_t count) {
+  return reinterpret_cast<Product*>(ctx.scratch().allocate<uint8_t>(
+      count * static_cast<int64_t>(sizeof(Product)), "scaled_products"));
+}
+
 void run(Context& ctx, const GemmKernels& kernels, const ScaledGemmParams& p) {
   const bool tn = p.layout == GemmLayout::kTn, nt = p.layout == GemmLayout::kNt;
-  const Product product =
-      product_of(matrix_of(p.a, tn), matrix_of(p.b, !nt), p.c, p.a.codes.dim(tn ? 0 : 1));
-  multiply(ctx, kernels, kind_of(p), &product, 1);
+  if (p.c.shape.num_dims == 2) {
+    const Product product =
+        product_of(matrix_of(p.a, tn), matrix_of(p.b, !nt), p.c, p.a.codes.dim(tn ? 0 : 1));
+    return multiply(ctx, kernels, kind_of(p), &product, 1);
+  }
+  Scratch::Mark mark(ctx.scratch());
+  Product* products = allocate_products(ctx, p.c.dim(0));
+  for (int64_t i = 0; i < p.c.dim(0); ++i) {
+    new (products + i) Product(product_of(expert_of(p.a, i, false), expert_of(p.b, i, false),
+                                          p.c.at(i), p.a.codes.dim(2)));
+  }
+  multiply(ctx, kernels, kind_of(p), products, p.c.dim(0));
 }
 
 void run(Context& ctx, const GemmKernels& kernels, const ScaledGroupedGemmParams& p) {
   const bool tn = p.layout == GemmLayout::kTn, nt = p.layout == GemmLayout::kNt;
   Scratch::Mark mark(ctx.scratch());
-  auto* products = reinterpret_cast<Product*>(ctx.scratch().allocate<uint8_t>(
-      p.num_experts * static_cast<int64_t>(sizeof(Product)), "scaled_grouped_gemm_products"));
+  Product* products = allocate_products(ctx, p.num_experts);
   int64_t tile = 0;
   for (int64_t e = 0; e < p.num_experts; ++e) {
     const int64_t begin = p.offsets[e], count = p.offsets[e + 1] - begin;
@@ -127,12 +143,13 @@ void run(Context& ctx, const GemmKernels& kernels, const ScaledGroupedGemmParams
 
 template <typename Params>
 bool supports(const Params& p) {
-  return p.accumulator.model == Accumulator::Model::kFp32 && p.b.grain != ScaleGrain::kPanel;
+  return p.accumulator.model == Accumulator::Model::kFp32 && !in_panels(p.b.grain);
 }
 template <typename Params>
 bool bf16_supports(const Params& p) {
   if (p.b.grain == ScaleGrain::kPanel)
     return p.b.codes.dtype == DType::kBF16 && p.a.codes.dtype == DType::kBF16;
+  if (p.b.grain == ScaleGrain::kBlockPanel) return p.a.codes.dtype == DType::kBF16;
   return supports(p) && p.a.codes.dtype != DType::kF32 && p.b.codes.dtype != DType::kF32;
 }
 

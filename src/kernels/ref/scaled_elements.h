@@ -102,6 +102,7 @@ inline float* scale_of(const ScaledView& v, int64_t row, int64_t col,
       j = col;
       break;
     case ScaleGrain::kBlock:
+    case ScaleGrain::kBlockPanel:
       i = row / kScaleTile;
       j = col / kScaleTile;
       break;
@@ -121,7 +122,7 @@ inline float scale_value(const ScaledView& v, int64_t row, int64_t col,
 }
 
 inline float code_value(const ScaledView& v, int64_t row, int64_t col) {
-  return v.grain == ScaleGrain::kPanel ? panel_code(v, row, col) : code_value(v.codes, row, col);
+  return in_panels(v.grain) ? panel_code(v, row, col) : code_value(v.codes, row, col);
 }
 
 inline ScaledView expert_rows(const ScaledView& v, int64_t begin, int64_t count, int64_t tile,

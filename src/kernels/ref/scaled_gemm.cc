@@ -66,7 +66,16 @@ void product(const ScaledGemmParams& p) {
 
 }  // namespace
 
-void scaled_gemm(Context&, const ScaledGemmParams& p) { product(p); }
+void scaled_gemm(Context&, const ScaledGemmParams& p) {
+  if (p.c.shape.num_dims == 2) return product(p);
+  for (int64_t i = 0; i < p.c.dim(0); ++i) {
+    ScaledGemmParams one = p;
+    one.a.codes = p.a.codes.at(i);
+    one.b = expert_matrix(p.b, i);
+    one.c = p.c.at(i);
+    product(one);
+  }
+}
 
 void scaled_grouped_gemm(Context&, const ScaledGroupedGemmParams& p) {
   for_each_expert(p, product);
