@@ -85,34 +85,50 @@ int64_t load_panels(Context& ctx, const CheckpointReader& reader, const StoredTe
   return first_non_finite(scales);
 }
 
-// The first element that is NaN, or -1; E4M3 has no infinity.
+// The first element that is NaN, or -1; E4M3 has no infinity. By blocks, which the compiler turns
+// into vectors.
 int64_t first_nan_code(const TensorView& codes) {
+  constexpr int64_t kBlockCodes = 4096;
   const uint8_t* code = static_cast<const uint8_t*>(codes.data);
-  for (int64_t i = 0; i < codes.num_elements(); ++i) {
-    if ((code[i] & 0x7f) == 0x7f) return i;
+  const int64_t count = codes.num_elements();
+  for (int64_t begin = 0; begin < count; begin += kBlockCodes) {
+    const int64_t end = std::min(begin + kBlockCodes, count);
+    uint8_t any = 0;
+    for (int64_t i = begin; i < end; ++i)
+      any = static_cast<uint8_t>(any | ((code[i] & 0x7f) == 0x7f ? 1 : 0));
+    if (any == 0) continue;
+    return std::find_if(code + begin, code + end, [](uint8_t c) { return (c & 0x7f) == 0x7f; }) -
+           code;
   }
   return -1;
 }
 
-// Reads one parameter into codes and scales: as they are stored where the layouts agree, else
-// through fp32. Returns the first element that is not finite, or -1.
-int64_t load_scaled(Context& ctx, const CheckpointReader& reader, const StoredTensor& stored,
-                    const ScaledView& destination, const LoadOptions& options) {
+// Whether codes and scales lie in the file as they will in memory.
+bool has_layout_of(const CheckpointReader& reader, const StoredTensor& stored,
+                   const ScaledView& destination) {
+  return stored.entry->dtype == DType::kE4M3 && destination.codes.dtype == DType::kE4M3 &&
+         destination.grain == ScaleGrain::kBlock && reader.config().fp8_block_rows == kScaleTile &&
+         reader.config().fp8_block_cols == kScaleTile;
+}
+
+// Such a parameter, copied. Returns the first element or scale that is not finite, or -1.
+int64_t copy_scaled(const CheckpointReader& reader, const StoredTensor& stored,
+                    const ScaledView& destination) {
   const SafetensorsEntry& entry = *stored.entry;
-  const bool same_layout = entry.dtype == DType::kE4M3 && destination.codes.dtype == DType::kE4M3 &&
-                           destination.grain == ScaleGrain::kBlock &&
-                           reader.config().fp8_block_rows == kScaleTile &&
-                           reader.config().fp8_block_cols == kScaleTile;
-  if (same_layout) {
-    const StoredTensor& scales = *reader.find(entry.name + "_scale_inv");
-    std::memcpy(destination.codes.data, stored.shard->bytes(entry),
-                static_cast<size_t>(entry.num_bytes()));
-    scales.shard->read_converted(*scales.entry, destination.scales);
-    stored.shard->forget(entry);
-    const int64_t bad = first_nan_code(destination.codes);
-    if (bad >= 0) return bad;
-    return first_non_finite(destination.scales);
-  }
+  const StoredTensor& scales = *reader.find(entry.name + "_scale_inv");
+  std::memcpy(destination.codes.data, stored.shard->bytes(entry),
+              static_cast<size_t>(entry.num_bytes()));
+  scales.shard->read_converted(*scales.entry, destination.scales);
+  stored.shard->forget(entry);
+  const int64_t bad = first_nan_code(destination.codes);
+  return bad >= 0 ? bad : first_non_finite(destination.scales);
+}
+
+// Reads one parameter into codes and scales through fp32. Returns the first element that is not
+// finite, or -1.
+int64_t quantise_scaled(Context& ctx, const CheckpointReader& reader, const StoredTensor& stored,
+                        const ScaledView& destination, const LoadOptions& options) {
+  const SafetensorsEntry& entry = *stored.entry;
   Arena memory("staging", entry.shape.num_elements() * dtype_bytes(DType::kF32));
   const TensorView values = memory.allocate(DType::kF32, entry.shape, entry.name.c_str());
   load_one(reader, stored, values, options);
@@ -174,11 +190,15 @@ LoadReport load_weights(Context& ctx, const CheckpointReader& reader, ParameterS
   std::vector<int64_t> bad_element(static_cast<size_t>(parameters.size()), -1);
   ctx.threads().parallel_for(parameters.size(), [&](int64_t i, int) {
     const StoredTensor& stored = *reader.find(parameters.spec(i).name);
-    if (parameters.is_mapped(i) || parameters.is_scaled(i) || is_panels(stored, parameters.spec(i)))
-      return;
-    load_one(reader, stored, parameters.view(i), options);
-    if (options.check_finite)
-      bad_element[static_cast<size_t>(i)] = first_non_finite(parameters.view(i));
+    if (parameters.is_mapped(i) || is_panels(stored, parameters.spec(i))) return;
+    int64_t bad = -1;
+    if (!parameters.is_scaled(i)) {
+      load_one(reader, stored, parameters.view(i), options);
+      if (options.check_finite) bad = first_non_finite(parameters.view(i));
+    } else if (has_layout_of(reader, stored, parameters.scaled(i))) {
+      bad = copy_scaled(reader, stored, parameters.scaled(i));
+    }
+    if (options.check_finite) bad_element[static_cast<size_t>(i)] = bad;
   });
   for (int64_t i = 0; i < parameters.size(); ++i) {
     const StoredTensor& stored = *reader.find(parameters.spec(i).name);
@@ -187,8 +207,8 @@ LoadReport load_weights(Context& ctx, const CheckpointReader& reader, ParameterS
       if (parameters.is_scaled(i)) bad = first_non_finite(parameters.scaled(i).scales);
     } else if (is_panels(stored, parameters.spec(i))) {
       bad = load_panels(ctx, reader, stored, parameters.spec(i), parameters, i);
-    } else if (parameters.is_scaled(i)) {
-      bad = load_scaled(ctx, reader, stored, parameters.scaled(i), options);
+    } else if (parameters.is_scaled(i) && !has_layout_of(reader, stored, parameters.scaled(i))) {
+      bad = quantise_scaled(ctx, reader, stored, parameters.scaled(i), options);
     } else {
       continue;
     }
