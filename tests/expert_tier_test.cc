@@ -92,6 +92,11 @@ TEST_F(ExpertTiers, GiveTheSameBitsAtAnySize) {
         EXPECT_GT(stats.num_reads, slots == 2 ? 100 : 0);
       }
     }
+    // A source that the model keeps ends with it.
+    const auto keeper = open(name);
+    keeper->keep_expert_source(
+        std::make_unique<ExpertTier>(config_, keeper->weights(), int64_t{1} << 20));
+    EXPECT_EQ(answer(*keeper), want_tokens) << name;
     // Negative control: another expert's weights in its place are seen.
     const auto model = open(name);
     struct Wrong final : ExpertSource {

@@ -26,6 +26,7 @@
 #include "core/random.h"
 #include "kernels/kernels.h"
 #include "kernels/limits.h"
+#include "kernels/panel.h"
 #include "kernels/peak.h"
 #include "rival.h"
 
@@ -62,6 +63,13 @@ class Tensors {
     return v;
   }
 
+  TensorView copy(const TensorView& x) {
+    memory_.emplace_back("bench", x.num_bytes() + kTensorAlignBytes);
+    const TensorView v = memory_.back().allocate(x.dtype, x.shape, "t");
+    std::memcpy(v.data, x.data, static_cast<size_t>(x.num_bytes()));
+    return v;
+  }
+
  private:
   std::deque<Arena> memory_;
 };
@@ -78,7 +86,8 @@ struct Case {
   double flops, weight_bytes;
   int copies = 1;
   bool bandwidth_bound = false;
-  // Makes the operands and the contenders, ours first; the memory goes with the case.
+  // Makes the operands and the contenders, ours first (the one that rivals are compared with); the
+  // memory goes with the case.
   std::function<void(Case&, const std::vector<Rival>&)> prepare;
   std::vector<Contender> contenders;
   std::vector<double> limit;  // per round: bytes or operations per second
@@ -108,6 +117,22 @@ Case product_case(Context& ctx, DType dtype, int64_t m, int64_t n, int64_t k, bo
     const auto ours = [&ctx, a, weights, out](int copy) {
       gemm(ctx, {GemmLayout::kNt, a, (*weights)[static_cast<size_t>(copy)], out, false});
     };
+    // As weights lie for long use; rivals pack theirs, too.
+    if (dtype == DType::kBF16 && has_loaded_panels(ctx.isa())) {
+      const auto panels = std::make_shared<std::vector<TensorView>>();
+      for (int i = 0; i < self.copies; ++i) {
+        panels->push_back(self.tensors.copy((*weights)[static_cast<size_t>(i)]));
+        to_panels(ctx, panels->back());
+      }
+      self.contenders.push_back({"fathom, panels",
+                                 [&ctx, a, panels, out](int copy) {
+                                   const TensorView& b = (*panels)[static_cast<size_t>(copy)];
+                                   scaled_gemm(ctx, {.a = {a, {}, ScaleGrain::kNone},
+                                                     .b = {b, {}, ScaleGrain::kPanel},
+                                                     .c = out});
+                                 },
+                                 {}});
+    }
     self.contenders.push_back({"fathom", ours, {}});
     for (const Rival& rival : rivals) {
       std::function<void(int)> run;
@@ -174,6 +199,29 @@ Case experts_case(Context& ctx, int64_t tokens) {
       swiglu_forward(ctx, {gate_up_rows, {}, h});
       grouped_gemm(ctx, {GemmLayout::kNt, h, down, out, offsets, x->num_experts, false});
     };
+    if (has_loaded_panels(ctx.isa())) {
+      const TensorView gate_up_panels = self.tensors.copy(gate_up),
+                       down_panels = self.tensors.copy(down);
+      for (const TensorView& w : {gate_up_panels, down_panels})
+        to_panels(ctx, w.reshaped(Shape{w.dim(0) * w.dim(1), w.dim(2)}));
+      self.contenders.push_back(
+          {"fathom, panels",
+           [=, &ctx](int copy) {
+             const int64_t* offsets = x->offsets[static_cast<size_t>(copy)].data();
+             const auto multiply = [&](const TensorView& a, const TensorView& b,
+                                       const TensorView& c) {
+               scaled_grouped_gemm(ctx, {.a = {a, {}, ScaleGrain::kNone},
+                                         .b = {b, {}, ScaleGrain::kPanel},
+                                         .c = c,
+                                         .offsets = offsets,
+                                         .num_experts = x->num_experts});
+             };
+             multiply(x_UD, gate_up_panels, gate_up_rows);
+             swiglu_forward(ctx, {gate_up_rows, {}, h});
+             multiply(h, down_panels, out);
+           },
+           {}});
+    }
     self.contenders.push_back({"fathom", ours, {}});
     for (const Rival& rival : rivals) {
       if (!rival.experts) continue;

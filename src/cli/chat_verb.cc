@@ -13,6 +13,7 @@ namespace {
 struct Options {
   std::string model, system, precision = "bf16";
   SamplingArguments sampling;
+  double expert_memory = 0;  // GB
   int64_t threads = 0;
 };
 
@@ -20,7 +21,7 @@ int run(const Options& options) {
   validate(options.sampling.options().sampling);
   Context ctx(static_cast<int>(options.threads));
   const auto model = open_model(ctx, options.model, options.precision, /*skip_mtp=*/true,
-                                ModelUse::kLongInference);
+                                ModelUse::kLongInference, options.expert_memory);
   ChatSession session(ctx, *model, load_tokenizer(local_file_system(), options.model),
                       options.sampling.options(), options.system);
   chat_loop(session);
@@ -42,6 +43,7 @@ Verb chat_verb() {
                 options->sampling.declare(line);
                 line.add("--precision", options->precision, "format of weights and activations")
                     .one_of(inference_policy_names());
+                declare_expert_memory(line, options->expert_memory);
                 line.add_threads(options->threads);
               },
           .run = [options] { return run(*options); }};

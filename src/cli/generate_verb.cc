@@ -127,9 +127,7 @@ Verb generate_verb() {
                 line.add("--speculate", options->speculate,
                          "draft tokens with the MTP module; changes the speed alone")
                     .one_of({"on", "off"});
-                line.add("--expert-memory", options->expert_memory,
-                         "GB for routed experts, the others stay on disk; 0: all are mapped")
-                    .at_least(0);
+                declare_expert_memory(line, options->expert_memory);
                 line.add_threads(options->threads);
                 line.add_json(options->json);
               },

@@ -2,12 +2,27 @@
 
 #include <cstdio>
 
+#include "cli/command_line.h"
 #include "cli/token_lists.h"
 
 namespace fathom::cli {
+namespace {
+
+std::unique_ptr<ExpertTier> make_tier(const Model& model, double gigabytes) {
+  return std::make_unique<ExpertTier>(model.config(), model.weights(),
+                                      static_cast<int64_t>(gigabytes * 1e9));
+}
+
+}  // namespace
 
 std::unique_ptr<Model> open_model(Context& ctx, const std::string& folder,
-                                  const std::string& precision, bool skip_mtp, ModelUse use) {
+                                  const std::string& precision, bool skip_mtp, ModelUse use,
+                                  double expert_memory) {
+  if (expert_memory > 0) {
+    auto model = open_model(ctx, folder, precision, skip_mtp);
+    model->keep_expert_source(make_tier(*model, expert_memory));
+    return model;
+  }
   FileSystem& files = local_file_system();
   const LoadOptions options{.allow_missing_mtp = true, .skip_mtp = skip_mtp};
   const Policy& policy = policy_by_name(precision);
@@ -35,10 +50,15 @@ std::unique_ptr<Model> open_model(Context& ctx, const std::string& folder,
   return model;
 }
 
+void declare_expert_memory(CommandLine& line, double& gigabytes) {
+  line.add("--expert-memory", gigabytes,
+           "GB for routed experts, the others stay on disk; 0: all are in memory or mapped")
+      .at_least(0);
+}
+
 ExpertMemory::ExpertMemory(Model& model, double gigabytes) : model_(model) {
   if (gigabytes <= 0) return;
-  tier_ = std::make_unique<ExpertTier>(model.config(), model.weights(),
-                                       static_cast<int64_t>(gigabytes * 1e9));
+  tier_ = make_tier(model, gigabytes);
   model.use_expert_source(tier_.get());
 }
 

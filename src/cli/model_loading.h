@@ -11,6 +11,8 @@
 
 namespace fathom::cli {
 
+class CommandLine;
+
 // `folder` may be a GGUF file: standard error says what was decoded, into how much, and how long it
 // took. A folder whose config.json names MTP modules but that holds none of their tensors (as
 // transformers writes) is opened without them, and standard error says so. skip_mtp leaves them out
@@ -19,9 +21,11 @@ namespace fathom::cli {
 // (ckpt/place_weights.h); for long use bf16 weights lie in panels in memory (InferenceOptions);
 // gradients need them in the policy's formats.
 enum class ModelUse { kInference, kLongInference, kGradients };
+// With expert_memory (GB) above 0 the routed experts stay on disk but for so much (ExpertTier).
 std::unique_ptr<Model> open_model(Context& ctx, const std::string& folder,
                                   const std::string& precision, bool skip_mtp = false,
-                                  ModelUse use = ModelUse::kInference);
+                                  ModelUse use = ModelUse::kInference, double expert_memory = 0);
+void declare_expert_memory(CommandLine& line, double& gigabytes);
 
 // `--expert-memory GB`: the model's routed experts from a tier of this size while this lives; what
 // came of it goes to standard error at the end. 0: nothing.

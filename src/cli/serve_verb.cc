@@ -17,10 +17,12 @@ namespace {
 
 struct Options {
   std::vector<std::string> models;
-  std::string host = "127.0.0.1", database, precision = "bf16", prefix_cache, chat_template = "auto";
+  std::string host = "127.0.0.1", database, precision = "bf16", prefix_cache,
+              chat_template = "auto";
   std::string tls_certificate, tls_key;
   int64_t port = 8000, threads = 0, cache_tokens = 0, max_sequences = 64, speculate = 2;
   int64_t max_queued = 4096, max_body_bytes = 4 << 20, off_peak_percent = 100;
+  double expert_memory = 0;  // GB
   double request_seconds = 1800, drain_seconds = 30, keep_alive_seconds = 10;
   double price_hit = 0.07, price_miss = 0.27, price_output = 1.10;
   bool no_auth = false, deepseek_temperature = false, status_422 = false;
@@ -44,11 +46,10 @@ std::unique_ptr<serve::ModelHost> open_host(const Options& options, const std::s
   const auto [name, folder] = name_and_folder(text);
   auto ctx = std::make_unique<Context>(static_cast<int>(options.threads));
   auto model = open_model(*ctx, folder, options.precision, options.speculate == 0,
-                          ModelUse::kLongInference);
+                          ModelUse::kLongInference, options.expert_memory);
   EngineConfig engine{.max_sequences = options.max_sequences, .max_draft = options.speculate};
-  engine.cache_tokens = options.cache_tokens > 0
-                            ? options.cache_tokens
-                            : std::max<int64_t>(16384, model->max_positions());
+  engine.cache_tokens = options.cache_tokens > 0 ? options.cache_tokens
+                                                 : std::max<int64_t>(16384, model->max_positions());
   if (!options.prefix_cache.empty()) {
     engine.fingerprint = model_fingerprint(*ctx, *model);
     engine.prefix_folder = join_path(options.prefix_cache, name);
@@ -153,6 +154,7 @@ Verb serve_verb() {
                 .at_least(0);
             line.add("--prefix-cache", options->prefix_cache,
                      "folder that cached prompts survive a restart in");
+            declare_expert_memory(line, options->expert_memory);
             line.add("--max-sequences", options->max_sequences, "running at once").at_least(1);
             line.add("--max-queued", options->max_queued, "requests waiting; more get 503")
                 .at_least(0);

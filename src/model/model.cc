@@ -110,6 +110,11 @@ void Model::use_expert_source(ExpertSource* source) {
   for (MtpModule& module : mtp_modules_) module.block().use_expert_source(source);
 }
 
+void Model::keep_expert_source(std::unique_ptr<ExpertSource> source) {
+  use_expert_source(source.get());
+  kept_source_ = std::move(source);
+}
+
 void initialize_parameters(const ModelConfig& config, uint64_t seed, ParameterSet& parameters) {
   const auto store = [](const TensorView& view, int64_t i, double value) {
     switch (view.dtype) {

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
@@ -55,6 +56,8 @@ class Model {
 
   // Routed experts come from `source` (inference; null: from the weights). It must outlive its use.
   void use_expert_source(ExpertSource* source);
+  // The same with a source over these weights that lives and ends with the model.
+  void keep_expert_source(std::unique_ptr<ExpertSource> source);
 
   const ModelParameters& parameters() const { return parameters_; }
   const std::vector<Block>& blocks() const { return blocks_; }
@@ -72,6 +75,7 @@ class Model {
   Arena tables_;  // filled through cos_sin_SR_, which stands before it
   std::vector<Block> blocks_;
   std::vector<MtpModule> mtp_modules_;
+  std::unique_ptr<ExpertSource> kept_source_;  // reads weights_
 };
 
 // MoE layers in the order of expert_counts: the main model's, then the MTP modules'.
