@@ -7,6 +7,7 @@
 
 #include "core/integer.h"
 #include "kernels/check.h"
+#include "kernels/cpu/panel_kernels.h"
 
 namespace fathom {
 namespace {
@@ -68,45 +69,48 @@ bf16 fit_i8(Group& g) {
   return scale;
 }
 
-// The codebook's number nearest to each x / scale: numbers are passed one border at a time, which
-// the compiler turns into vectors along the group.
-void nearest_i4(const Group& g, float scale, float* code) {
+constexpr int64_t kI4Group = 32;
+
+// As nearest_numbers_avx512 (kernels/cpu/panel_kernels.h), bit for bit.
+float nearest_numbers(const float* x, const float* importance, float scale, const int8_t* numbers,
+                      float* code) {
   const float inverse = 1.0f / scale;
-  float z[32];
-  for (int64_t i = 0; i < g.size; ++i) {
-    z[i] = g.x[i] * inverse;
-    code[i] = kI4Codebook[0];
+  float z[kI4Group];
+  for (int64_t i = 0; i < kI4Group; ++i) {
+    z[i] = x[i] * inverse;
+    code[i] = numbers[0];
   }
   for (int n = 1; n < 16; ++n) {
-    const float step = static_cast<float>(kI4Codebook[n] - kI4Codebook[n - 1]);
-    const float border = 0.5f * static_cast<float>(kI4Codebook[n] + kI4Codebook[n - 1]);
-    for (int64_t i = 0; i < g.size; ++i) code[i] += z[i] > border ? step : 0.0f;
+    const float number = numbers[n],
+                border = 0.5f * static_cast<float>(numbers[n] + numbers[n - 1]);
+    for (int64_t i = 0; i < kI4Group; ++i) code[i] = z[i] > border ? number : code[i];
   }
-}
-
-float squared_error(const Group& g, float scale, const float* code) {
-  float sum = 0;
-  for (int64_t i = 0; i < g.size; ++i) {
-    const float d = g.x[i] - scale * code[i];
-    sum += g.importance[i] * d * d;
+  float error[kI4Group];
+  for (int64_t i = 0; i < kI4Group; ++i) {
+    const float d = x[i] - scale * code[i];
+    error[i] = importance[i] * d * d;
   }
-  return sum;
+  for (int64_t half = kI4Group / 2; half > 0; half /= 2) {
+    for (int64_t i = 0; i < half; ++i) error[i] += error[i + half];
+  }
+  return error[0];
 }
+using NearestNumbers = decltype(&nearest_numbers);
 
-bf16 fit_i4(Group& g) {
+bf16 fit_i4(Group& g, NearestNumbers nearest) {
   float largest = 0;
   for (int64_t i = 0; i < g.size; ++i) {
     if (std::fabs(g.x[i]) > std::fabs(largest)) largest = g.x[i];
   }
   bf16 best(0.0f);
   std::fill_n(g.code, g.size, 0.0f);
-  float best_error = squared_error(g, 0, g.code);
-  float code[32];
+  float best_error = 0;  // of codes 0
+  for (int64_t i = 0; i < g.size; ++i) best_error += g.importance[i] * g.x[i] * g.x[i];
+  float code[kI4Group];
   const auto attempt = [&](bf16 scale) {
     const float s = static_cast<float>(scale);
     if (!std::isnormal(s) || !std::isfinite(1.0f / s)) return;
-    nearest_i4(g, s, code);
-    const float error = squared_error(g, s, code);
+    const float error = nearest(g.x, g.importance, s, kI4Codebook, code);
     if (error >= best_error) return;
     best_error = error;
     best = scale;
@@ -278,6 +282,8 @@ void quantize_panels(Context& ctx, const QuantizePanelsParams& p) {
     check_dtype("quantize_panels importance", p.importance, DType::kF32);
   }
   const int64_t group = panel_group(p.y.codes.dtype);
+  const NearestNumbers nearest =
+      ctx.isa() >= IsaLevel::kAvx512 ? cpu::nearest_numbers_avx512 : nearest_numbers;
   ctx.threads().parallel_for(rows, [&](int64_t row, int) {
     Group g;
     for (int64_t begin = 0; begin < cols; begin += group) {
@@ -290,7 +296,7 @@ void quantize_panels(Context& ctx, const QuantizePanelsParams& p) {
       }
       bf16* scale = scale_at(p.y, row, begin / group);
       if (finite) {
-        *scale = p.y.codes.dtype == DType::kI8 ? fit_i8(g) : fit_i4(g);
+        *scale = p.y.codes.dtype == DType::kI8 ? fit_i8(g) : fit_i4(g, nearest);
       } else {
         *scale = bf16(std::numeric_limits<float>::quiet_NaN());
         std::fill_n(g.code, g.size, 0.0f);

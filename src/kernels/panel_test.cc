@@ -126,6 +126,33 @@ TEST(Panels, FourBitCodesAreTheNearestToTheirScale) {
   EXPECT_LT(error, 0.93 * plain_error);
 }
 
+TEST(Panels, HaveTheSameBitsOnEveryInstructionSet) {
+  for (const DType format : kFormats) {
+    TestTensor x(DType::kBF16, {48, 160}, "x"), importance(DType::kF32, {160}, "importance");
+    x.normal(6, 0.02);
+    x.set(3, 0.0);
+    importance.normal(7);
+    for (int64_t j = 0; j < 160; ++j) importance.set(j, 0.1 + std::fabs(importance[j]));
+    std::string codes, scales;
+    for (const IsaLevel isa : supported_isa_levels()) {
+      Context ctx(1, isa);
+      PanelTensor w(format, 48, 160);
+      quantize_panels(ctx, {.x = x, .importance = importance, .y = w});
+      const ScaledView v = w;
+      const std::string got_codes(static_cast<const char*>(v.codes.data),
+                                  static_cast<size_t>(v.codes.num_bytes())),
+          got_scales(static_cast<const char*>(v.scales.data),
+                     static_cast<size_t>(v.scales.num_bytes()));
+      if (codes.empty()) {
+        codes = got_codes;
+        scales = got_scales;
+      }
+      EXPECT_EQ(got_codes, codes) << isa_name(isa);
+      EXPECT_EQ(got_scales, scales) << isa_name(isa);
+    }
+  }
+}
+
 TEST(Panels, ImportanceMovesTheErrorToWhereItMattersLeast) {
   Context ctx(1);
   const int64_t rows = 32, cols = 128;

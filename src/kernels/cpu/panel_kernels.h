@@ -47,4 +47,9 @@ using QuantizeI8Function = float (*)(const void* x, bool bf16, int64_t count, bo
 float quantize_i8_group_avx512(const void* x, bool bf16, int64_t count, bool power_of_two,
                                int8_t* codes);
 
+// The codes nearest to 32 values / scale, as the numbers (16, ascending) that they stand for, and
+// their squared error, each weighted: 16 partial sums, added in halves.
+float nearest_numbers_avx512(const float* x, const float* importance, float scale,
+                             const int8_t* numbers, float* code);
+
 }  // namespace fathom::cpu

@@ -47,4 +47,35 @@ float quantize_i8_group_avx512(const void* x, bool bf16, int64_t count, bool pow
   return scale;
 }
 
+float nearest_numbers_avx512(const float* x, const float* importance, float scale,
+                             const int8_t* numbers, float* code) {
+  const __m512 inverse = _mm512_set1_ps(1.0f / scale), scales = _mm512_set1_ps(scale);
+  __m512 values[2], z[2], nearest[2], error[2];
+  for (int v = 0; v < 2; ++v) {
+    values[v] = _mm512_loadu_ps(x + v * kLanes);
+    z[v] = _mm512_mul_ps(values[v], inverse);
+    nearest[v] = _mm512_set1_ps(static_cast<float>(numbers[0]));
+  }
+  for (int n = 1; n < 16; ++n) {
+    const __m512 border = _mm512_set1_ps(0.5f * static_cast<float>(numbers[n] + numbers[n - 1]));
+    const __m512 number = _mm512_set1_ps(static_cast<float>(numbers[n]));
+    for (int v = 0; v < 2; ++v) {
+      const __mmask16 beyond = _mm512_cmp_ps_mask(z[v], border, _CMP_GT_OQ);
+      nearest[v] = _mm512_mask_mov_ps(nearest[v], beyond, number);
+    }
+  }
+  for (int v = 0; v < 2; ++v) {
+    _mm512_storeu_ps(code + v * kLanes, nearest[v]);
+    const __m512 d = _mm512_sub_ps(values[v], _mm512_mul_ps(scales, nearest[v]));
+    error[v] = _mm512_mul_ps(_mm512_mul_ps(_mm512_loadu_ps(importance + v * kLanes), d), d);
+  }
+  const __m512 sum = _mm512_add_ps(error[0], error[1]);
+  const __m256 half =
+      _mm256_add_ps(_mm512_castps512_ps256(sum),
+                    _mm256_castsi256_ps(_mm512_extracti64x4_epi64(_mm512_castps_si512(sum), 1)));
+  const __m128 quarter = _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+  const __m128 two = _mm_add_ps(quarter, _mm_movehl_ps(quarter, quarter));
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps(two, two, 1)));
+}
+
 }  // namespace fathom::cpu
