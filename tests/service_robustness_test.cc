@@ -157,8 +157,9 @@ TEST_F(RobustnessTest, MutatedRequestsAreSurvived) {
   expect_descriptors(*server_, descriptors);
 }
 
-// A client that goes away frees its place, and its tokens are charged: the ledger of a key has one
-// entry for each, and the balance is what is left.
+// A client that goes away frees its place and its pages within two steps of the engine, counted from
+// when the server sees it, and its tokens are charged: the ledger of a key has one entry for each, and
+// the balance is what is left.
 TEST_F(RobustnessTest, DisconnectsEndTheWorkAndAreCharged) {
   const std::string db = path("gone.db");
   const std::string key = keys(db, "create --name k --admin --balance 100")["key"];
@@ -174,7 +175,11 @@ TEST_F(RobustnessTest, DisconnectsEndTheWorkAndAreCharged) {
     std::string some;
     if (i % 4 != 0) wire.receive(some);  // every fourth is gone before it began
   }
-  wait_until_idle(*server, key);
+  const Json status = wait_until_idle(*server, key);
+  const int64_t cancelled = status["finished"]["cancelled"], steps = status["cancel_steps_max"];
+  EXPECT_GT(cancelled, 0) << "nobody left in the middle, so nothing was measured";
+  EXPECT_LE(steps, 2);
+  EXPECT_EQ(status["pages"]["free"], status["pages"]["total"]);
   const Json ledger = ask_for(*server, "/api/console/ledger?limit=1000", key)["entries"];
   EXPECT_EQ(static_cast<int64_t>(ledger.size()), std::min<int64_t>(clients, 1000));
   int64_t pico = 0, tokens = 0, most = 0;
@@ -186,7 +191,9 @@ TEST_F(RobustnessTest, DisconnectsEndTheWorkAndAreCharged) {
             entry["prompt_cache_hit_tokens"].get<int64_t>() * 70'000;
   }
   EXPECT_GT(tokens, clients / 2);
-  fmt::print("{} disconnects: {} tokens charged, {} at most for one of 400\n", clients, tokens, most);
+  fmt::print("{} disconnects: {} ended in the engine, the last {} steps after it was seen at most; "
+             "{} tokens charged, {} at most for one of 400\n",
+             clients, cancelled, steps, tokens, most);
   EXPECT_EQ(ask_for(*server, "/api/console/keys", key)["keys"][0]["balance_micro"].get<int64_t>(),
             (int64_t{100'000'000'000'000} - pico) / 1'000'000);
   // The slots and the cache are free: eight long replies at once are served.

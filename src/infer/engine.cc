@@ -135,7 +135,7 @@ RequestId Engine::submit(Request request) {
 
 void Engine::cancel(RequestId id) {
   const std::lock_guard lock(mutex_);
-  cancelled_.push_back(id);
+  cancelled_.push_back({id, published_.num_steps});
 }
 
 EngineStats Engine::stats() const {
@@ -194,7 +194,7 @@ bool Engine::step(Context& ctx) {
 
 void Engine::take_inbox() {
   std::vector<SequencePtr> arrived;
-  std::vector<RequestId> cancelled;
+  std::vector<Cancel> cancelled;
   {
     const std::lock_guard lock(mutex_);
     arrived.swap(inbox_);
@@ -206,9 +206,14 @@ void Engine::take_inbox() {
         [](const SequencePtr& a, const SequencePtr& b) { return a->before(*b); });
     waiting_.insert(place, std::move(sequence));
   }
-  for (const RequestId id : cancelled) {
-    for (auto& sequence : running_) sequence->cancelled |= sequence->id == id;
-    for (auto& sequence : waiting_) sequence->cancelled |= sequence->id == id;
+  for (const auto& [id, num_steps] : cancelled) {
+    const auto mark = [&](Sequence& sequence) {
+      if (sequence.id != id || sequence.cancelled) return;
+      sequence.cancelled = true;
+      sequence.cancelled_at_step = num_steps;
+    };
+    for (auto& sequence : running_) mark(*sequence);
+    for (auto& sequence : waiting_) mark(*sequence);
   }
 }
 
@@ -374,6 +379,10 @@ void Engine::complete(Sequence& sequence) {
   sequence.usage.output_tokens = sequence.num_output();
   ++stats_.num_finished[static_cast<size_t>(sequence.reason)];
   give_back_pages(sequence);
+  if (sequence.cancelled && sequence.reason == FinishReason::kCancelled) {
+    stats_.max_cancel_steps =
+        std::max(stats_.max_cancel_steps, stats_.num_steps - sequence.cancelled_at_step);
+  }
   if (!sequence.request.on_event) return;
   sequence.request.on_event({.id = sequence.id,
                              .tokens = sequence.fresh,

@@ -58,6 +58,7 @@ struct EngineStats {
   int64_t output_tokens = 0;
   int64_t num_preemptions = 0;
   std::array<int64_t, 5> num_finished{};  // by FinishReason
+  int64_t max_cancel_steps = 0;  // that ended between a cancel() and the end of its sequence, at most
   int64_t num_pages = 0, num_free_pages = 0, num_cached_units = 0;
   std::array<int64_t, DraftDepth::kMaxDepth> drafted{}, accepted{};  // by position
   // Means of what decoding steps took, 0 where nothing was measured: the main model over one token
@@ -169,7 +170,11 @@ class Engine {
 
   mutable std::mutex mutex_;  // of what other threads touch
   std::vector<SequencePtr> inbox_;
-  std::vector<RequestId> cancelled_;
+  struct Cancel {
+    RequestId id;
+    int64_t num_steps;  // that had ended when it came
+  };
+  std::vector<Cancel> cancelled_;
   RequestId next_id_ = 1;
   int64_t num_queued_ = 0;
   EngineStats stats_, published_;

@@ -30,6 +30,7 @@ struct Engine::Sequence {
   RequestUsage usage;
   bool running = false, started = false, finished = false, cancelled = false;
   bool completed = false;
+  int64_t cancelled_at_step = 0;
   FinishReason reason = FinishReason::kStop;
   std::string error;
 

@@ -121,6 +121,9 @@ HttpResponse Service::metrics() const {
         "Tokens generated", [](const Row& r) { return r.stats.output_tokens; });
   value({"fathom_engine_steps_total"}, "counter", "Steps of the engine",
         [](const Row& r) { return r.stats.num_steps; });
+  value({"fathom_cancel_steps_max"}, "gauge",
+        "Steps that ended between a client's leaving and the release of its place and pages, at most",
+        [](const Row& r) { return r.stats.max_cancel_steps; });
   value({"fathom_engine_heartbeat_seconds"}, "gauge", "Since the engine's last step ended",
         [](const Row& r) { return r.stats.heartbeat_seconds; });
   const auto sum = [](const auto& list) {
@@ -217,6 +220,7 @@ void Service::status(const HttpRequest&, const Caller&, const std::shared_ptr<Ht
            {"cached_tokens", s.cached_tokens},
            {"output_tokens", s.output_tokens},
            {"preemptions", s.num_preemptions},
+           {"cancel_steps_max", s.max_cancel_steps},
            {"pages", {{"total", s.num_pages}, {"free", s.num_free_pages}}},
            {"speculation", {{"drafted", s.drafted}, {"accepted", s.accepted}}},
            {"finished",
