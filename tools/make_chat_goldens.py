@@ -1,7 +1,7 @@
 """What DeepSeek's published chat templates make of conversations, by jinja2, for src/serve/chat_prompt_test.cc.
 
 V3's template is read from its tokenizer_config.json. R1's is the same with another opening of the reply. V3.1's is read
-from the file assets/chat_template.jinja of its repository; the template itself stays out of tests/golden.
+from the file assets/chat_template.jinja of its repository (MIT) and kept beside the results, for our own interpreter.
 
     .venv-oracle/bin/python tools/make_chat_goldens.py TOKENIZER_DIR V3_1_TEMPLATE_FILE
 """
@@ -60,7 +60,9 @@ def main():
         text = env.from_string(template).render(messages=spoken or messages, bos_token="<｜begin▁of▁sentence｜>", **variables)
         cases.append({"form": form, "messages": messages, "tools": list(tools), "thinking": False, **variables, "output": text})
 
+    folder = pathlib.Path(__file__).parent.parent / "tests/golden/jinja"
     v31 = pathlib.Path(sys.argv[2]).read_text()
+    (folder / "deepseek_v3.1.jinja").write_text(v31)
     for form, template in (("v3", v3), ("r1", r1), ("v3.1", v31)):
         for messages in CONVERSATIONS:
             for generate in (False, True):
@@ -73,7 +75,6 @@ def main():
         text = "\n\n".join([message["content"] for message in before] + [card_text()])
         add("v3.1", v31, [*before, USER], tools=TOOLS, spoken=[{"role": "system", "content": text}, USER],
             add_generation_prompt=True, thinking=False)
-    folder = pathlib.Path(__file__).parent.parent / "tests/golden/jinja"
     (folder / "chat_forms.json").write_text("[\n" + ",\n".join(json.dumps(case, ensure_ascii=False) for case in cases) + "\n]\n")
     print(len(cases), "conversations")
 

@@ -2,9 +2,12 @@
 // templates (tools/make_chat_goldens.py), where they are mended, and prompts by any other template.
 #include "serve/chat_prompt.h"
 
+#include <map>
+
 #include "core/error.h"
 #include "core/file.h"
 #include "core/json.h"
+#include "data/chat/jinja/template.h"
 #include "data/tokenizer/bpe_trainer.h"
 #include "serve/api_error.h"
 #include "serve/chat_vocabulary.h"
@@ -41,12 +44,28 @@ ChatForm form_named(const std::string& name) {
   return ChatForm::kTemplate;
 }
 
+// The chat templates as DeepSeek publishes them. R1's is V3's with another opening of the reply.
+std::string published_template(ChatForm form) {
+  const std::string folder = FATHOM_GOLDEN_DIR "/jinja/";
+  if (form == ChatForm::kV31)
+    return local_file_system().read_all(folder + "deepseek_v3.1.jinja");
+  std::string text = parse_json(local_file_system().read_all(folder + "deepseek_v3.json"),
+                                "deepseek_v3.json")["template"];
+  const std::string opening = "{{'<｜Assistant｜>'}}{% endif %}";
+  EXPECT_TRUE(text.ends_with(opening));
+  if (form == ChatForm::kR1)
+    text.replace(text.size() - opening.size(), opening.size(),
+                 "{{'<｜Assistant｜><think>\\n'}}{% endif %}");
+  return text;
+}
+
 struct Case {
   std::vector<ChatMessage> messages;
   std::vector<Tool> tools;
   ChatPromptOptions options;
   std::string output;  // the template's
   std::string name;
+  Json variables;  // what a template is given
 };
 
 std::vector<Case> golden_cases() {
@@ -59,7 +78,10 @@ std::vector<Case> golden_cases() {
                        .thinking = one["thinking"],
                        .add_generation_prompt = one["add_generation_prompt"]},
            .output = one["output"],
-           .name = one.dump()};
+           .name = one.dump(),
+           .variables = one};
+    c.variables["bos_token"] = "<｜begin▁of▁sentence｜>";
+    c.variables.erase("output");
     if (c.messages.back().prefix) {
       // The template closes what the model is to go on from.
       EXPECT_TRUE(c.output.ends_with(kEos));
@@ -78,6 +100,30 @@ TEST(ChatPrompt, AsPublishedIsThePublishedTemplateToTheByte) {
     EXPECT_EQ(text_of(chat_prompt(one.messages, one.tools, one.options, deepseek())), one.output)
         << one.name;
   }
+}
+
+// The same templates and conversations through our own interpreter: its text, jinja2's, and the ids of
+// the built-in forms are one.
+TEST(ChatPrompt, OurInterpreterAndTheBuiltInFormsAgreeOnThePublishedTemplates) {
+  std::map<ChatForm, int> compared;
+  for (Case one : golden_cases()) {
+    // How V3.1's tools are told stands in its model card, not in its template.
+    if (!one.tools.empty()) continue;
+    const ChatTemplate chat_template(published_template(one.options.form));
+    std::string text = chat_template.render(one.variables);
+    if (one.messages.back().prefix) {
+      ASSERT_TRUE(text.ends_with(kEos));
+      text.erase(text.size() - kEos.size());
+    }
+    EXPECT_EQ(text, one.output) << one.name;
+    one.options.as_published = true;
+    EXPECT_EQ(text_of(chat_prompt(one.messages, one.tools, one.options, deepseek())), text)
+        << one.name;
+    ++compared[one.options.form];
+  }
+  EXPECT_GE(compared[ChatForm::kV3], 43);
+  EXPECT_GE(compared[ChatForm::kR1], 43);
+  EXPECT_GE(compared[ChatForm::kV31], 86);
 }
 
 // Where nothing needs mending both are the same; the mended ones are told by what they hold.
@@ -153,14 +199,8 @@ TEST(ChatPrompt, APrefixMayBeginInItsThought) {
 
 TEST(ChatPrompt, FormsAreToldByTheTemplate) {
   const auto form = [](std::string_view text) { return chat_form_of(text, deepseek()); };
-  const Json published = parse_json(
-      local_file_system().read_all(FATHOM_GOLDEN_DIR "/jinja/deepseek_v3.json"), "golden");
-  std::string v3 = published["template"];
-  EXPECT_EQ(form(v3), ChatForm::kV3);
-  const std::string opening = "{{'<｜Assistant｜>'}}{% endif %}";
-  ASSERT_TRUE(v3.ends_with(opening));
-  v3.replace(v3.size() - opening.size(), opening.size(), "{{'<｜Assistant｜><think>\\n'}}{% endif %}");
-  EXPECT_EQ(form(v3), ChatForm::kR1);
+  for (const ChatForm published : {ChatForm::kV3, ChatForm::kR1, ChatForm::kV31})
+    EXPECT_EQ(form(published_template(published)), published);
   EXPECT_EQ(form("{% if thinking %}<｜Assistant｜><think>{% endif %}"), ChatForm::kV31);
   EXPECT_EQ(form(""), ChatForm::kV3);
   EXPECT_EQ(form("{% for m in messages %}[{{ m.role }}]{% endfor %}"), ChatForm::kTemplate);
