@@ -27,6 +27,7 @@ int main(int argc, char** argv) {
       experts_verb(),
       chat_verb(),
       serve_verb(),
+      template_verb(),
       keys_create_verb(),
       keys_list_verb(),
       keys_revoke_verb(),

@@ -27,6 +27,7 @@ Verb eval_perplexity_verb();
 Verb experts_verb();
 Verb chat_verb();
 Verb serve_verb();
+Verb template_verb();
 Verb keys_create_verb();
 Verb keys_list_verb();
 Verb keys_revoke_verb();
