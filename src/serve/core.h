@@ -83,6 +83,9 @@ class Core {
   void dispatch(std::vector<HostEvent> events);
   int64_t num_generations() const { return static_cast<int64_t>(tickets_.size()); }
   void cancel_all();
+  // Behind the server's end: requests that never came to theirs let go of their replies, which are the
+  // server's.
+  void forget_all() { tickets_.clear(); }
   std::map<int, int64_t>& replies_by_status() { return replies_by_status_; }
   double uptime_seconds() const;
 

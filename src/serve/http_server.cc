@@ -6,6 +6,7 @@
 #include <boost/asio/awaitable.hpp>
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/detached.hpp>
+#include <boost/asio/executor_work_guard.hpp>
 #include <boost/asio/experimental/awaitable_operators.hpp>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/ip/tcp.hpp>
@@ -170,12 +171,15 @@ bool has_ambiguous_length(const http::fields& fields) {
 
 }  // namespace
 
-struct HttpServer::Impl : std::enable_shared_from_this<HttpServer::Impl> {
+// Coroutines, timers and posted work belong to `io` and hold plain pointers to this: it outlives them,
+// and a shared one would be a circle that never goes.
+struct HttpServer::Impl {
   Impl(const HttpServerConfig& config, HttpHandler handler)
       : config(config), handler(std::move(handler)), io(1), acceptor(io), stop_timer(io) {
     if (!config.tls_certificate.empty())
       tls.emplace(make_tls_context(config.tls_certificate, config.tls_key));
   }
+  ~Impl() { ending = true; }  // connections that go with `io` have nothing to tell any more
 
   asio::awaitable<void> accept_loop() {
     while (acceptor.is_open()) {
@@ -223,6 +227,16 @@ struct HttpServer::Impl : std::enable_shared_from_this<HttpServer::Impl> {
     beast::flat_buffer buffer;
     int64_t charged_bytes = 0;
     bool idle = true;  // between requests
+    Reply* reply = nullptr;  // the one in progress
+  };
+  // A reply while its connection waits for it. What it would call when its client goes holds the
+  // reply in turn, so it must be let go of.
+  struct InProgress {
+    InProgress(Connection& c, Reply& reply) : c(c) { c.reply = &reply; }
+    ~InProgress() { std::exchange(c.reply, nullptr)->drop_callback(); }
+    InProgress(const InProgress&) = delete;
+    InProgress& operator=(const InProgress&) = delete;
+    Connection& c;
   };
 
   // Tells the client why and closes; a client that goes on sending has a moment to read it.
@@ -250,10 +264,9 @@ struct HttpServer::Impl : std::enable_shared_from_this<HttpServer::Impl> {
   }
 
   asio::awaitable<void> connection(tcp::socket socket) {
-    const auto keep = shared_from_this();
     Connection c(*this, std::move(socket));
     c.buffer.max_size(static_cast<size_t>(config.max_header_bytes) + kMaxPipelinedBytes);
-    if (!tls || co_await shake_hands(c)) {
+    if (!stopping && (!tls || co_await shake_hands(c))) {
       while (co_await one_request(c)) {
       }
     }
@@ -367,13 +380,14 @@ struct HttpServer::Impl : std::enable_shared_from_this<HttpServer::Impl> {
       co_await refuse(c, 400);
       co_return false;
     }
+    const InProgress in_progress(c, *reply);
+    if (ending) reply->set_gone();
     handler(std::move(request), reply);
     using namespace asio::experimental::awaitable_operators;
     c.stream.socket().set_timed_reads(false);  // the watch shares no deadline with the writing
     co_await (write_reply(c, *reply) || watch_for_end(c, *reply));
     c.stream.socket().set_timed_reads(true);
     if (!reply->done() || reply->has_unsent()) reply->set_gone();
-    reply->drop_callback();
     c.uncharge();
     co_return !reply->gone() && reply->keep_alive() && !stopping;
   }
@@ -437,24 +451,49 @@ struct HttpServer::Impl : std::enable_shared_from_this<HttpServer::Impl> {
       if (c->idle) c->stream.tcp().cancel();
     }
   }
+  void stop_within(double seconds) {
+    error_code error;
+    acceptor.close(error);
+    stopping = true;
+    close_idle();
+    stop_timer.expires_after(seconds_of(seconds));
+    stop_timer.async_wait([this](const error_code& error) {
+      if (!error) end_now();
+    });
+    check_stopped();
+  }
   void check_stopped() {
-    if (stopping && connections.empty()) io.stop();
+    if (stopping && connections.empty()) end_now();
+  }
+  // Whatever is left is cut off and comes to its end; with nothing left to wait for, run() returns.
+  void end_now() {
+    if (std::exchange(ending, true)) return;
+    stop_timer.cancel();
+    for (asio::steady_timer* timer : timers) timer->cancel();
+    for (Connection* c : connections) {
+      if (c->reply != nullptr) c->reply->set_gone();
+      c->stream.tcp().close();
+    }
+    work.reset();
   }
 
   HttpServerConfig config;
   HttpHandler handler;
-  asio::io_context io;
+  // Above `io`: what goes with it may still touch these.
   std::optional<asio::ssl::context> tls;
-  tcp::acceptor acceptor;
-  asio::steady_timer stop_timer;
   std::unordered_set<Connection*> connections;
-  bool stopping = false;
+  std::unordered_set<asio::steady_timer*> timers;  // of post_after()
+  bool stopping = false, ending = false;
   int64_t buffered_bytes = 0;
   std::atomic<int64_t> num_connections{0}, num_requests{0}, num_refused{0};
+  asio::io_context io;
+  asio::executor_work_guard<asio::io_context::executor_type> work{io.get_executor()};
+  tcp::acceptor acceptor;
+  asio::steady_timer stop_timer;
 };
 
 HttpServer::HttpServer(const HttpServerConfig& config, HttpHandler handler)
-    : impl_(std::make_shared<Impl>(config, std::move(handler))) {
+    : impl_(std::make_unique<Impl>(config, std::move(handler))) {
   error_code error;
   const auto address = asio::ip::make_address(config.host, error);
   if (error) {
@@ -484,37 +523,24 @@ std::string HttpServer::url() const {
 
 void HttpServer::run() {
   asio::co_spawn(impl_->io, impl_->accept_loop(), asio::detached);
-  const auto guard = asio::make_work_guard(impl_->io);
   impl_->io.run();
 }
 
-void HttpServer::stop_accepting() {
-  post([impl = impl_] {
-    error_code error;
-    impl->acceptor.close(error);
-    impl->stopping = true;
-    impl->close_idle();
-  });
-}
-
 void HttpServer::stop(double seconds) {
-  stop_accepting();
-  post([impl = impl_, seconds] {
-    impl->check_stopped();
-    impl->stop_timer.expires_after(seconds_of(seconds));
-    impl->stop_timer.async_wait([impl](const error_code& error) {
-      if (!error) impl->io.stop();
-    });
-  });
+  post([impl = impl_.get(), seconds] { impl->stop_within(seconds); });
 }
 
 void HttpServer::post(std::function<void()> work) { asio::post(impl_->io, std::move(work)); }
 
 void HttpServer::post_after(double seconds, std::function<void()> work) {
+  if (impl_->ending) return;
   auto timer = std::make_shared<asio::steady_timer>(impl_->io, seconds_of(seconds));
-  timer->async_wait([timer, work = std::move(work)](const error_code& error) {
-    if (!error) work();
-  });
+  impl_->timers.insert(timer.get());
+  timer->async_wait(
+      [impl = impl_.get(), timer, work = std::move(work)](const error_code& error) {
+        impl->timers.erase(timer.get());
+        if (!error) work();
+      });
 }
 
 HttpServerStats HttpServer::stats() const {

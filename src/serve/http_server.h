@@ -50,20 +50,19 @@ class HttpServer {
 
   // Serves on the calling thread until stop().
   void run();
-  // Any thread. No new connections; idle ones are closed.
-  void stop_accepting();
-  // Any thread. Ends run() when what was written has been sent, or after `seconds`.
+  // Any thread. No new connections, and idle ones are closed. Ends run() when what was written has been
+  // sent; after `seconds` whoever is left is cut off.
   void stop(double seconds);
   // Any thread: runs `work` on the server's thread.
   void post(std::function<void()> work);
-  // On the server's thread: runs `work` there later.
+  // On the server's thread: runs `work` there later, unless run() ends first.
   void post_after(double seconds, std::function<void()> work);
   // Any thread; counters may be of different moments.
   HttpServerStats stats() const;
 
  private:
   struct Impl;
-  std::shared_ptr<Impl> impl_;
+  std::unique_ptr<Impl> impl_;
 };
 
 }  // namespace fathom::serve

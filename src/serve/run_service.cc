@@ -65,6 +65,7 @@ void run_service(const RunOptions& options) {
   io.join();
   for (const auto& served : core.models()) served->host->stop();
   core.stop_worker();
+  core.forget_all();
 }
 
 }  // namespace fathom::serve
