@@ -1,6 +1,8 @@
 #include "serve/http_server.h"
 
+#include <pthread.h>
 #include <sys/socket.h>
+#include <time.h>
 
 #include <atomic>
 #include <boost/asio/awaitable.hpp>
@@ -486,6 +488,8 @@ struct HttpServer::Impl {
   bool stopping = false, ending = false;
   int64_t buffered_bytes = 0;
   std::atomic<int64_t> num_connections{0}, num_requests{0}, num_refused{0};
+  std::atomic<clockid_t> cpu_clock{};
+  std::atomic<bool> has_cpu_clock{false};
   asio::io_context io;
   asio::executor_work_guard<asio::io_context::executor_type> work{io.get_executor()};
   tcp::acceptor acceptor;
@@ -523,7 +527,19 @@ std::string HttpServer::url() const {
 
 void HttpServer::run() {
   asio::co_spawn(impl_->io, impl_->accept_loop(), asio::detached);
+  clockid_t clock{};
+  if (::pthread_getcpuclockid(::pthread_self(), &clock) == 0) {
+    impl_->cpu_clock = clock;
+    impl_->has_cpu_clock = true;
+  }
   impl_->io.run();
+  impl_->has_cpu_clock = false;
+}
+
+double HttpServer::cpu_seconds() const {
+  timespec time{};
+  if (!impl_->has_cpu_clock || ::clock_gettime(impl_->cpu_clock, &time) != 0) return 0;
+  return static_cast<double>(time.tv_sec) + static_cast<double>(time.tv_nsec) * 1e-9;
 }
 
 void HttpServer::stop(double seconds) {

@@ -59,6 +59,8 @@ class HttpServer {
   void post_after(double seconds, std::function<void()> work);
   // Any thread; counters may be of different moments.
   HttpServerStats stats() const;
+  // Any thread: processor time that run()'s thread has used; 0 when it is not running.
+  double cpu_seconds() const;
 
  private:
   struct Impl;

@@ -1,6 +1,6 @@
 #include "serve/model_host.h"
 
-#include <chrono>
+#include <algorithm>
 #include <iterator>
 
 #include "core/error.h"
@@ -11,9 +11,11 @@ namespace {
 
 constexpr double kStalledSeconds = 60;  // longer than any step of a sane model
 constexpr int64_t kLoadsEverySteps = 16;
-// With many streams the sending of a step's tokens takes a processor that the next step wants. Where
-// steps are shorter than this, several go on as one; nobody sees a hundredth of a second.
-constexpr std::chrono::milliseconds kTogether{10};
+// How much of a processor sending may take where steps are short: the pause behind a batch is so many
+// times what the batch before took to send, up to kLongestPause. With 64 streams a batch takes 0.6 ms,
+// so that a model with steps of 4 ms sends every sixth, and one with steps of 30 ms each.
+constexpr double kSendingShare = 0.025;
+constexpr std::chrono::milliseconds kLongestPause{50};
 constexpr size_t kManyStreams = 16;
 
 }  // namespace
@@ -38,8 +40,9 @@ ModelHost::ModelHost(std::string name, std::unique_ptr<Context> ctx, std::unique
 
 ModelHost::~ModelHost() { stop(); }
 
-void ModelHost::start(EventSink sink) {
+void ModelHost::start(EventSink sink, std::function<double()> sending_seconds) {
   sink_ = std::move(sink);
+  sending_seconds_ = std::move(sending_seconds);
   thread_ = std::thread([this] { run(); });
 }
 
@@ -126,39 +129,59 @@ std::string ModelHost::trouble() const {
 
 // Behind what is pending of the same request, as if one step had said both.
 void ModelHost::add_event(HostEvent event) {
-  has_urgent_ = has_urgent_ || event.finished;
+  event.is_urgent = event.finished || begun_tickets_.insert(event.ticket).second;
+  if (event.finished) begun_tickets_.erase(event.ticket);
   const auto [at, is_new] = pending_by_ticket_.try_emplace(event.ticket, pending_.size());
-  if (is_new) return pending_.push_back(std::move(event));
+  if (is_new) {
+    num_urgent_ += event.is_urgent ? 1 : 0;
+    return pending_.push_back(std::move(event));
+  }
   HostEvent& earlier = pending_[at->second];
+  num_urgent_ += event.is_urgent && !earlier.is_urgent ? 1 : 0;
+  event.is_urgent = event.is_urgent || earlier.is_urgent;
   std::move(event.tokens.begin(), event.tokens.end(), std::back_inserter(earlier.tokens));
   event.tokens = std::move(earlier.tokens);
   if (event.prompt_logprobs.empty()) event.prompt_logprobs = std::move(earlier.prompt_logprobs);
   earlier = std::move(event);
 }
 
-void ModelHost::run() {
-  auto last_flush = std::chrono::steady_clock::now();
-  const auto may_wait = [&] {
-    return pending_.size() >= kManyStreams && !has_urgent_ &&
-           std::chrono::steady_clock::now() - last_flush < kTogether;
-  };
-  const auto flush = [&] {
-    if (pending_.empty()) return;
-    last_flush = std::chrono::steady_clock::now();
-    has_urgent_ = false;
-    pending_by_ticket_.clear();
-    {
-      const std::lock_guard lock(mutex_);
-      for (const HostEvent& event : pending_) {
-        if (event.finished) open_tickets_.erase(event.ticket);
-      }
+bool ModelHost::must_flush() {
+  if (pending_.size() < kManyStreams) return true;
+  const auto since = std::chrono::steady_clock::now() - last_flush_;
+  if (since >= kLongestPause) return true;
+  const double sending = sending_seconds_() - sent_at_last_flush_;
+  return std::chrono::duration<double>(since).count() >= sending / kSendingShare;
+}
+
+void ModelHost::flush(bool everything) {
+  if (pending_.empty() || (!everything && num_urgent_ == 0)) return;
+  std::vector<HostEvent> batch = std::exchange(pending_, {});
+  pending_by_ticket_.clear();
+  if (everything) {
+    last_flush_ = std::chrono::steady_clock::now();
+    sent_at_last_flush_ = sending_seconds_();
+  } else {
+    const auto rest = std::stable_partition(batch.begin(), batch.end(),
+                                            [](const HostEvent& event) { return event.is_urgent; });
+    pending_.assign(std::make_move_iterator(rest), std::make_move_iterator(batch.end()));
+    batch.erase(rest, batch.end());
+    for (size_t i = 0; i < pending_.size(); ++i) pending_by_ticket_.emplace(pending_[i].ticket, i);
+  }
+  num_urgent_ = 0;
+  {
+    const std::lock_guard lock(mutex_);
+    for (const HostEvent& event : batch) {
+      if (event.finished) open_tickets_.erase(event.ticket);
     }
-    sink_(std::exchange(pending_, {}));
-  };
+  }
+  sink_(std::move(batch));
+}
+
+void ModelHost::run() {
   try {
     for (int64_t num_steps = 0;; ++num_steps) {
       const bool more = engine_.step(*ctx_);
-      if (!more || !may_wait()) flush();
+      flush(!more || must_flush());
       if (num_steps % kLoadsEverySteps == 0 || !more) {
         const auto counts = engine_.expert_counts();
         const std::lock_guard lock(mutex_);
@@ -173,7 +196,7 @@ void ModelHost::run() {
     engine_.flush_prefix_store();
   } catch (const std::exception& error) {
     // A bug. Whoever waits is told; /health says so too, and the service manager restarts us.
-    flush();
+    flush(true);
     std::vector<HostEvent> last;
     {
       const std::lock_guard lock(mutex_);

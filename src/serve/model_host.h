@@ -1,9 +1,12 @@
 // A model that is served: its engine on a thread of its own, its tokenizer, its names. What the
-// engine says in one step goes on as one batch, so that a step wakes the server once; short steps of
-// many sequences go on together.
+// engine says in one step goes on as one batch, so that a step wakes the server once. Where the steps
+// of many sequences are so short that sending their tokens would take the processors that the next
+// steps want, several go on together: sending has its share, and nobody sees a twentieth of a second.
+// First tokens and ends do not wait.
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <functional>
@@ -29,6 +32,7 @@ struct HostEvent {
   std::vector<GeneratedToken> tokens;
   std::vector<GeneratedToken> prompt_logprobs;
   bool finished = false;
+  bool is_urgent = false;  // the first of its ticket, or the last
   FinishReason reason = FinishReason::kStop;
   std::string error;
   RequestUsage usage;
@@ -49,8 +53,9 @@ class ModelHost {
             ChatVocabulary chat, const EngineConfig& config, PriceCard price);
   ~ModelHost();
 
-  // `sink` is called by the engine's thread between steps.
-  void start(EventSink sink);
+  // `sink` is called by the engine's thread between steps; `sending_seconds` is the processor time that
+  // whoever sends what it was given has used so far.
+  void start(EventSink sink, std::function<double()> sending_seconds);
   // Ends the thread behind its step; requests that have not ended hear nothing more.
   void stop();
 
@@ -83,14 +88,20 @@ class ModelHost {
   const PriceCard price_;
   Engine engine_;
   EventSink sink_;
+  std::function<double()> sending_seconds_;
   std::thread thread_;
 
   void add_event(HostEvent event);
+  bool must_flush();
+  void flush(bool everything);
 
   // Of the engine's thread.
   std::vector<HostEvent> pending_;
   std::unordered_map<int64_t, size_t> pending_by_ticket_;
-  bool has_urgent_ = false;  // an end, behind which others wait
+  int64_t num_urgent_ = 0;  // of them
+  std::unordered_set<int64_t> begun_tickets_;
+  std::chrono::steady_clock::time_point last_flush_;
+  double sent_at_last_flush_ = 0;  // sending_seconds_ then
 
   mutable std::mutex mutex_;
   std::condition_variable work_;

@@ -47,11 +47,13 @@ void run_service(const RunOptions& options) {
     throw;
   }
   for (const auto& served : core.models()) {
-    served->host->start([&core, &server](std::vector<HostEvent> events) {
-      server.post([&core, events = std::move(events)]() mutable {
-        core.dispatch(std::move(events));
-      });
-    });
+    served->host->start(
+        [&core, &server](std::vector<HostEvent> events) {
+          server.post([&core, events = std::move(events)]() mutable {
+            core.dispatch(std::move(events));
+          });
+        },
+        [&server] { return server.cpu_seconds(); });
   }
   core.set_state(Core::State::kReady);
   if (options.on_listening) options.on_listening(server.url());
