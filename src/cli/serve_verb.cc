@@ -54,11 +54,13 @@ std::unique_ptr<serve::ModelHost> open_host(const Options& options, const std::s
     engine.fingerprint = model_fingerprint(*ctx, *model);
     engine.prefix_folder = join_path(options.prefix_cache, name);
   }
-  return std::make_unique<serve::ModelHost>(
+  auto host = std::make_unique<serve::ModelHost>(
       name, std::move(ctx), std::move(model),
       serve::open_chat_vocabulary(local_file_system(), folder,
                                   {options.chat_template, options.template_as_published}),
       engine, price);
+  host->warm_up();
+  return host;
 }
 
 // A stream is a descriptor: as many as the system lets us.

@@ -4,6 +4,7 @@
 #include <iterator>
 
 #include "core/error.h"
+#include "core/integer.h"
 #include "model/model.h"
 
 namespace fathom::serve {
@@ -17,6 +18,7 @@ constexpr int64_t kLoadsEverySteps = 16;
 constexpr double kSendingShare = 0.025;
 constexpr std::chrono::milliseconds kLongestPause{50};
 constexpr size_t kManyStreams = 16;
+constexpr int64_t kWarmUpTokens = 96;  // more than a page of the cache, which attends otherwise
 
 }  // namespace
 
@@ -39,6 +41,26 @@ ModelHost::ModelHost(std::string name, std::unique_ptr<Context> ctx, std::unique
 }
 
 ModelHost::~ModelHost() { stop(); }
+
+// Weights that lie mapped on the disk are read (a prompt of many different tokens reaches most of the
+// experts), scratch memory is made, both forms of attention and the drafting run once, and so does
+// what constraints need to know of the vocabulary.
+void ModelHost::warm_up() {
+  EngineConfig config = engine_.config();
+  config.cache_tokens = 2 * kWarmUpTokens;
+  config.prefix_folder.clear();
+  Engine engine(*model_, config);
+  Request request{.max_tokens = 4, .use_prefix_cache = false};
+  const int64_t num_tokens = std::min(kWarmUpTokens, engine.max_request_tokens() - request.max_tokens);
+  constexpr int64_t kStride = 7919;  // a prime: ids from everywhere
+  for (int64_t i = 0; i < num_tokens; ++i)
+    request.prompt.push_back(narrow<int32_t>(i * kStride % model_->config().vocab_size));
+  if (num_tokens > 0) {
+    engine.submit(std::move(request));
+    engine.run_until_idle(*ctx_);
+  }
+  if (const TokenId eos = tokenizer().special().eos; eos != kNoToken) vocabularies_.ending_with(eos);
+}
 
 void ModelHost::start(EventSink sink, std::function<double()> sending_seconds) {
   sink_ = std::move(sink);

@@ -53,6 +53,9 @@ class ModelHost {
             ChatVocabulary chat, const EngineConfig& config, PriceCard price);
   ~ModelHost();
 
+  // Before start(): a short request of its own, so that the first one of a client does not pay for what
+  // only happens once. Nothing of it is counted.
+  void warm_up();
   // `sink` is called by the engine's thread between steps; `sending_seconds` is the processor time that
   // whoever sends what it was given has used so far.
   void start(EventSink sink, std::function<double()> sending_seconds);
