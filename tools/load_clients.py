@@ -6,7 +6,7 @@
     python3 tools/load_clients.py URL first-byte COUNT         one after the other: time to the first byte of a stream
     python3 tools/load_clients.py URL soak MINUTES CLIENTS PID clients come and go; watches memory, descriptors, threads
 
-Exits 1 when a stream was lost or broken.
+FATHOM_API_KEY, if set, is the key of all of them. Exits 1 when a stream was lost or broken.
 """
 
 import asyncio
@@ -27,14 +27,16 @@ class Stream:
     """One streamed reply: how it went."""
 
     def __init__(self):
-        self.status, self.first, self.done, self.tokens, self.left = 0, None, False, 0, False
+        self.status, self.first, self.last, self.done, self.tokens, self.left = 0, None, None, False, 0, False
 
     async def run(self, host, port, body, leave_after=None, pause=0):
         begin = time.monotonic()
         reader, writer = await asyncio.open_connection(host, port)
         try:
-            writer.write(b"POST /chat/completions HTTP/1.1\r\nHost: %s\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
-                         % (host.encode(), len(body)) + body)
+            key = os.environ.get("FATHOM_API_KEY")
+            more = f"Authorization: Bearer {key}\r\n".encode() if key else b""
+            writer.write(b"POST /chat/completions HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n%sContent-Length: %d\r\n\r\n"
+                         % (host.encode(), more, len(body)) + body)
             head = await reader.readuntil(b"\r\n\r\n")
             self.status = int(head[9:12])
             tail = b""
@@ -42,8 +44,9 @@ class Stream:
                 data = await reader.read(65536)
                 if not data:
                     break
+                self.last = time.monotonic() - begin
                 if self.first is None:
-                    self.first = time.monotonic() - begin
+                    self.first = self.last
                 tail = tail[-1000:] + data
                 if pause:
                     await asyncio.sleep(pause)
@@ -73,8 +76,11 @@ async def streams(host, port, count, tokens, pause=0):
     seconds = time.monotonic() - begin
     whole = sum(run.done and run.status == 200 and run.tokens == tokens for run in runs)
     firsts = [run.first for run in runs if run.first is not None]
+    paces = [(run.last - run.first) / (run.tokens - 1) for run in runs if run.tokens > 1]
     print(f"{count} streams of {tokens} tokens: {whole} whole, {seconds:.2f} s, {whole * tokens / seconds:.0f} tokens/s, "
-          f"first byte {1e3 * percentile(firsts, 0.5):.0f} ms median, {1e3 * max(firsts):.0f} ms last")
+          f"first byte {1e3 * percentile(firsts, 0.5):.0f} ms median, {1e3 * percentile(firsts, 0.99):.0f} ms p99, "
+          f"{1e3 * max(firsts):.0f} ms last; a token {1e3 * percentile(paces or [0], 0.5):.1f} ms median, "
+          f"{1e3 * percentile(paces or [0], 0.99):.1f} ms p99")
     return whole == count
 
 

@@ -75,7 +75,7 @@ class Accounts {
   // Opens or creates the file, and settles what an earlier process left. ":memory:" has one key, the
   // implicit owner's, without limits, and its ledger keeps the newest entries only, at least
   // max_in_memory of them: a server without keys may run for years.
-  explicit Accounts(const std::string& path, bool is_server, int64_t max_in_memory = 100'000);
+  explicit Accounts(const std::string& path, bool is_server, int64_t max_in_memory = 10'000);
   static constexpr std::string_view kOwner = "k_owner";
 
   // ---- Keys. Unknown ids are an ApiError 404.
