@@ -9,10 +9,17 @@
 #include <thread>
 #include <unordered_map>
 
+#include "runtime/cpu.h"
+
 namespace fathom {
 namespace {
 
 using Clock = std::chrono::steady_clock;
+
+// Who waits between two parts of a step keeps its processor for so long, where no other rank needs
+// it: a processor that was halted comes back late and with cold caches, and what is computed first
+// after that takes a third longer.
+constexpr std::chrono::microseconds kSpinning{500};
 
 struct Message {
   std::vector<std::byte> bytes;
@@ -37,6 +44,7 @@ struct Inbox {
 struct World {
   explicit World(int num_ranks) {
     for (int r = 0; r < num_ranks; ++r) inboxes.push_back(std::make_unique<Inbox>());
+    has_processor_each = num_ranks <= cpu_info().num_cpus;
   }
   // The first failure counts; everybody who waits hears of it.
   void fail(int rank, const std::string& reason) {
@@ -54,6 +62,7 @@ struct World {
   }
 
   std::vector<std::unique_ptr<Inbox>> inboxes;
+  bool has_processor_each = false;
   std::mutex mutex;
   std::atomic<bool> any_failed{false};
   int failed_rank = -1;
@@ -68,6 +77,7 @@ class InProcessTransport final : public Transport {
   int rank() const override { return rank_; }
 
   int64_t start_receive(int from, uint32_t tag, std::span<std::byte> bytes) override {
+    const std::lock_guard lock(own_);
     receives_[next_receive_] = {from, tag, bytes};
     return next_receive_++;
   }
@@ -75,18 +85,24 @@ class InProcessTransport final : public Transport {
   // Receives under one tag complete in the order they were started, as MPI has it: the first one
   // waited for must be the first one started.
   bool wait(int64_t receive, std::chrono::duration<double> timeout) override {
-    const auto found = receives_.find(receive);
-    FATHOM_CHECK(found != receives_.end(), "a receive that was waited for before");
-    const Posted posted = found->second;
+    const Posted posted = posted_as(receive);
     Inbox& inbox = *world_.inboxes[static_cast<size_t>(rank_)];
     std::unique_lock lock(inbox.mutex);
     std::deque<Message>& queue = inbox.messages[{posted.from, posted.tag}];
     const Clock::time_point deadline =
         Clock::now() + std::chrono::duration_cast<Clock::duration>(timeout);
     bool waited = false;
+    const Clock::time_point end_of_spinning =
+        world_.has_processor_each ? Clock::now() + kSpinning : Clock::time_point{};
     while (queue.empty() || queue.front().visible > Clock::now()) {
       if (!waited) inbox.now_waits_for(posted.from);
       waited = true;
+      if (Clock::now() < end_of_spinning && !world_.any_failed) {
+        lock.unlock();
+        std::this_thread::yield();
+        lock.lock();
+        continue;
+      }
       const Clock::time_point until =
           queue.empty() ? deadline : std::min(deadline, queue.front().visible);
       if (queue.empty() && world_.any_failed) throw_failure();
@@ -97,7 +113,10 @@ class InProcessTransport final : public Transport {
     Message message = std::move(queue.front());
     queue.pop_front();
     lock.unlock();
-    receives_.erase(receive);
+    {
+      const std::lock_guard own_lock(own_);
+      receives_.erase(receive);
+    }
     FATHOM_CHECK_EQ(message.bytes.size(), posted.bytes.size(),
                     "bytes of a message from rank {} to rank {}, tag {:#x}", posted.from, rank_,
                     posted.tag);
@@ -107,7 +126,7 @@ class InProcessTransport final : public Transport {
   }
 
   bool has_come(int64_t receive) override {
-    const Posted& posted = receives_.at(receive);
+    const Posted posted = posted_as(receive);
     Inbox& inbox = *world_.inboxes[static_cast<size_t>(rank_)];
     const std::lock_guard lock(inbox.mutex);
     if (world_.any_failed) return true;  // wait() says so
@@ -146,6 +165,13 @@ class InProcessTransport final : public Transport {
     std::span<std::byte> bytes;
   };
 
+  Posted posted_as(int64_t receive) {
+    const std::lock_guard lock(own_);
+    const auto found = receives_.find(receive);
+    FATHOM_CHECK(found != receives_.end(), "a receive that was waited for before");
+    return found->second;
+  }
+
   [[noreturn]] void throw_failure() {
     const std::lock_guard lock(world_.mutex);
     throw CommError(world_.failure);
@@ -157,6 +183,7 @@ class InProcessTransport final : public Transport {
     const auto seconds = [](double s) {
       return std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(s));
     };
+    const std::lock_guard lock(own_);
     Clock::time_point& free = link_free_[static_cast<int>(link)];
     free = std::max(free, Clock::now());
     Clock::duration leaving{0};
@@ -171,6 +198,7 @@ class InProcessTransport final : public Transport {
   World& world_;
   int rank_;
   InProcessOptions options_;
+  std::mutex own_;  // of what follows
   std::unordered_map<int64_t, Posted> receives_;
   int64_t next_receive_ = 0;
   Clock::time_point link_free_[kNumLinkClasses] = {};

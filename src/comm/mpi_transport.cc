@@ -118,6 +118,7 @@ class MpiTransport final : public Transport {
   }
 
   int rank() const override { return rank_; }
+  bool moves_by_itself() const override { return false; }
 
   int64_t start_receive(int from, uint32_t tag, std::span<std::byte> bytes) override {
     const std::lock_guard lock(mpi_);
@@ -134,12 +135,11 @@ class MpiTransport final : public Transport {
   }
 
   bool wait(int64_t receive, std::chrono::duration<double> timeout) override {
-    const auto found = receives_.find(receive);
-    FATHOM_CHECK(found != receives_.end(), "a receive that was waited for before");
-    Posted& posted = found->second;
+    Posted& posted = posted_as(receive);
     const Clock::time_point deadline =
         Clock::now() + std::chrono::duration_cast<Clock::duration>(timeout);
     std::vector<MPI_Status> statuses(posted.requests.size());
+    bool told = false;
     for (int64_t round = 0;; ++round) {
       {
         const std::lock_guard lock(mpi_);
@@ -151,6 +151,7 @@ class MpiTransport final : public Transport {
         reap();
       }
       if (round == 64) now_waits_for(posted.from);
+      told |= round == 64;
       if ((round & 15) == 15 && Clock::now() >= deadline) return false;
       // Ranks may outnumber processors: whoever waits gives its own away, then sleeps.
       if (round < 64) {
@@ -159,7 +160,7 @@ class MpiTransport final : public Transport {
         std::this_thread::sleep_for(std::chrono::microseconds(50));
       }
     }
-    now_waits_for(-1);
+    if (told) now_waits_for(-1);
     size_t received = 0;
     for (const MPI_Status& status : statuses) {
       int count = 0;
@@ -167,7 +168,8 @@ class MpiTransport final : public Transport {
       received += static_cast<size_t>(count);
     }
     FATHOM_CHECK_EQ(received, posted.num_bytes, "bytes of a message to rank {}", rank_);
-    receives_.erase(found);
+    const std::lock_guard lock(mpi_);
+    receives_.erase(receive);
     return true;
   }
 
@@ -221,6 +223,13 @@ class MpiTransport final : public Transport {
     Beat beat;
     Clock::time_point when;
   };
+
+  Posted& posted_as(int64_t receive) {
+    const std::lock_guard lock(mpi_);
+    const auto found = receives_.find(receive);
+    FATHOM_CHECK(found != receives_.end(), "a receive that was waited for before");
+    return found->second;
+  }
 
   void now_waits_for(int rank) {
     if (waiting_for_.exchange(rank) != rank) since_ = Clock::now().time_since_epoch().count();
@@ -339,7 +348,8 @@ class MpiTransport final : public Transport {
 
 std::unique_ptr<Transport> join_mpi(int ranks_per_node, const MpiWatch& watch) {
   int provided = 0;
-  // The rank's own thread and its watch take turns; compute threads never call MPI.
+  // The rank's own thread, its progress thread and its watch take turns; compute threads never call
+  // MPI.
   check_mpi(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_SERIALIZED, &provided), "MPI_Init_thread");
   if (provided < MPI_THREAD_SERIALIZED)
     throw CommError("this MPI does not let two threads of a process take turns");

@@ -34,8 +34,11 @@ LinkClass Transport::link_to(int to) const {
 void Transport::send(int to, uint32_t tag, std::span<const std::byte> bytes) {
   FATHOM_CHECK(to >= 0 && to < size(), "rank {} of {}", to, size());
   const auto link = static_cast<int>(link_to(to));
-  traffic_.bytes[link] += static_cast<int64_t>(bytes.size());
-  ++traffic_.messages[link];
+  {
+    const std::lock_guard lock(traffic_mutex_);
+    traffic_.bytes[link] += static_cast<int64_t>(bytes.size());
+    ++traffic_.messages[link];
+  }
   post_send(to, tag, bytes);
 }
 

@@ -6,11 +6,14 @@
 // Messages between one pair of ranks under one tag arrive in the order they were sent. Sending
 // never waits: the bytes are copied. So a schedule cannot deadlock on the order of its sends; what
 // a rank waits for is always another rank's data.
+//
+// A rank may call from two threads, its own and its progress thread (progress_thread.h).
 #pragma once
 
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <mutex>
 #include <optional>
 #include <span>
 #include <string>
@@ -82,13 +85,20 @@ class Transport {
   // Ends the job on all ranks; the others see `reason`.
   virtual void abort(const std::string& reason) = 0;
 
-  const Traffic& traffic() const { return traffic_; }
+  // Whether messages arrive while nobody calls. MPI moves long ones only inside its own calls.
+  virtual bool moves_by_itself() const { return true; }
+
+  Traffic traffic() const {
+    const std::lock_guard lock(traffic_mutex_);
+    return traffic_;
+  }
 
  protected:
   virtual void post_send(int to, uint32_t tag, std::span<const std::byte> bytes) = 0;
 
  private:
   Topology topology_;
+  mutable std::mutex traffic_mutex_;
   Traffic traffic_;
 };
 

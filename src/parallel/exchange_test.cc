@@ -2,9 +2,12 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <atomic>
 #include <bit>
+#include <chrono>
 #include <functional>
 #include <set>
+#include <thread>
 
 #include "comm/in_process.h"
 #include "core/random.h"
@@ -316,6 +319,46 @@ TEST(TwoHopExchange, NodeLimitedRoutingSavesTraffic) {
   EXPECT_NEAR(free, 5.30, 0.06);
   EXPECT_NEAR(limited / free, 0.75, 0.01);
   EXPECT_NEAR(network_rows_per_token(13, 4) * 8 / 7 / limited, 1, 0.02);
+}
+
+// What a rank forwards for others goes on while it computes: here the other ranks do nothing at all
+// between their halves until rank 0 has what it waits for.
+TEST(TwoHopExchange, ForwardsWhileTheRankComputes) {
+  const Case c{.ranks = 4, .per_node = 2, .experts = 8, .per_token = 8, .tokens = {3, 3, 3, 3}};
+  std::atomic<bool> first_is_served{false};
+  run_ranks(c.ranks, {.ranks_per_node = c.per_node}, [&](Communicator& comm) {
+    Context ctx(1);
+    const TwoHopExchange two_hops(comm, c.experts);
+    const TokenExchange& exchange = two_hops;
+    Side mine(c, 3 * comm.rank(), 3, 2, exchange, DType::kF32, DType::kF32);
+    exchange.plan(ctx, mine.rows);
+    TestTensor rows(DType::kF32, Shape{mine.rows.num_rows(), c.width});
+    const auto compute_until = [&](const std::function<bool()>& done) {
+      const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+      while (!done() && std::chrono::steady_clock::now() < end)
+        std::this_thread::sleep_for(std::chrono::microseconds(200));
+    };
+    for (const Way way : {Way::kToExperts, Way::kToTokens}) {
+      const auto half = [&](Half half) {
+        if (way == Way::kToExperts) return exchange.dispatch(ctx, mine.x, mine.rows, rows, half);
+        exchange.combine(ctx, rows, mine.rows, mine.y, /*accumulate=*/false, half);
+      };
+      half(Half::kSend);
+      comm.barrier();
+      if (comm.rank() == 0) {
+        compute_until([&] { return exchange.has_come(mine.rows, way); });
+        EXPECT_TRUE(exchange.has_come(mine.rows, way));
+        first_is_served = true;
+      } else {
+        compute_until([&] { return first_is_served.load(); });
+        EXPECT_TRUE(first_is_served);
+      }
+      half(Half::kReceive);
+      comm.barrier();
+      first_is_served = false;
+      comm.barrier();
+    }
+  });
 }
 
 TEST(TwoHopExchange, RefusesUnevenMachines) {

@@ -60,9 +60,8 @@ int64_t OneHopExchange::max_rows(int64_t num_tokens, int64_t experts_per_token,
   return comm_.size() * num_tokens * std::min(experts_per_token, num_experts);
 }
 
-void OneHopExchange::begin(const Layout& layout, Way way, std::span<const std::byte> rows,
-                           const std::vector<int64_t>& to, const std::vector<int64_t>& from,
-                           int64_t row_bytes) const {
+OneHopExchange::Transfer OneHopExchange::take_spare(const Layout& layout, Way way,
+                                                    int64_t num_bytes) const {
   Transfer transfer;
   if (!spare_.empty()) {
     transfer = std::move(spare_.back());
@@ -71,9 +70,29 @@ void OneHopExchange::begin(const Layout& layout, Way way, std::span<const std::b
   transfer.layout = &layout;
   transfer.way = way;
   transfer.receives.clear();
-  transfer.num_bytes =
-      static_cast<size_t>(std::accumulate(from.begin(), from.end(), int64_t{0}) * row_bytes);
+  transfer.first_hop.clear();
+  transfer.passed_on = true;
+  transfer.num_bytes = static_cast<size_t>(num_bytes);
   if (transfer.bytes.size() < transfer.num_bytes) transfer.bytes.resize(transfer.num_bytes);
+  return transfer;
+}
+
+void OneHopExchange::give_back(Transfer transfer) const { spare_.push_back(std::move(transfer)); }
+
+void OneHopExchange::started(Transfer transfer) const {
+  const bool must_be_watched = !transfer.passed_on || !comm_.transport().moves_by_itself();
+  {
+    const std::lock_guard lock(mutex_);
+    under_way_.push_back(std::move(transfer));
+  }
+  if (must_be_watched) progress_.wake();
+}
+
+void OneHopExchange::begin(const Layout& layout, Way way, std::span<const std::byte> rows,
+                           const std::vector<int64_t>& to, const std::vector<int64_t>& from,
+                           int64_t row_bytes) const {
+  Transfer transfer = take_spare(
+      layout, way, std::accumulate(from.begin(), from.end(), int64_t{0}) * row_bytes);
   size_t out = 0, in = 0;
   for (int r = 0; r < comm_.size(); ++r) {
     const auto leaving = static_cast<size_t>(to[static_cast<size_t>(r)] * row_bytes);
@@ -88,16 +107,57 @@ void OneHopExchange::begin(const Layout& layout, Way way, std::span<const std::b
     out += leaving;
     in += coming;
   }
-  under_way_.push_back(std::move(transfer));
+  started(std::move(transfer));
+}
+
+auto OneHopExchange::find(const Layout& layout, Way way) const -> std::deque<Transfer>::iterator {
+  return std::find_if(under_way_.begin(), under_way_.end(), [&](const Transfer& t) {
+    return t.layout == &layout && t.way == way;
+  });
+}
+
+bool OneHopExchange::all_have_come(const std::vector<Receive>& receives) const {
+  return std::all_of(receives.begin(), receives.end(),
+                     [&](const Receive& receive) { return comm_.has_come(receive); });
+}
+
+void OneHopExchange::complete_first_hop(Transfer& transfer) const {
+  for (const Receive& receive : transfer.first_hop) comm_.wait(receive);
+  transfer.first_hop.clear();
+  pass_on(transfer);
+  transfer.passed_on = true;
+}
+
+bool OneHopExchange::pass_on_what_came() const {
+  for (Transfer& transfer : under_way_) {
+    if (transfer.passed_on) continue;
+    if (!all_have_come(transfer.first_hop)) return false;
+    complete_first_hop(transfer);
+  }
+  return true;
+}
+
+// On the progress thread. The transport moves bytes whenever it is asked.
+bool OneHopExchange::poll() const {
+  const std::lock_guard lock(mutex_);
+  if (!pass_on_what_came()) return true;
+  if (comm_.transport().moves_by_itself()) return false;
+  return !std::all_of(under_way_.begin(), under_way_.end(),
+                      [&](const Transfer& t) { return all_have_come(t.receives); });
 }
 
 OneHopExchange::Transfer OneHopExchange::finish(const Layout& layout, Way way) const {
-  const auto found = std::find_if(under_way_.begin(), under_way_.end(), [&](const Transfer& t) {
-    return t.layout == &layout && t.way == way;
-  });
-  FATHOM_CHECK(found != under_way_.end(), "rows were received that nobody sent for");
-  Transfer transfer = std::move(*found);
-  under_way_.erase(found);
+  Transfer transfer;
+  {
+    const std::lock_guard lock(mutex_);
+    const auto found = find(layout, way);
+    FATHOM_CHECK(found != under_way_.end(), "rows were received that nobody sent for");
+    for (auto t = under_way_.begin(); t != found + 1; ++t) {
+      if (!t->passed_on) complete_first_hop(*t);
+    }
+    transfer = std::move(*found);
+    under_way_.erase(found);
+  }
   for (const Receive& receive : transfer.receives) comm_.wait(receive);
   return transfer;
 }
@@ -110,13 +170,10 @@ TensorView OneHopExchange::rows_of(Transfer& transfer, DType dtype, const Shape&
 }
 
 bool OneHopExchange::has_come(const RoutedRows& rows, Way way) const {
-  const Layout& layout = layout_of(rows);
-  for (const Transfer& transfer : under_way_) {
-    if (transfer.layout != &layout || transfer.way != way) continue;
-    return std::all_of(transfer.receives.begin(), transfer.receives.end(),
-                       [&](const Receive& receive) { return comm_.has_come(receive); });
-  }
-  return true;
+  const std::lock_guard lock(mutex_);
+  pass_on_what_came();
+  const auto found = find(layout_of(rows), way);
+  return found == under_way_.end() || (found->passed_on && all_have_come(found->receives));
 }
 
 bool OneHopExchange::plan_has_come(const RoutedRows& rows) const {
@@ -206,7 +263,7 @@ void OneHopExchange::receive_at_experts(const Layout& layout, const TensorView& 
   FATHOM_CHECK_EQ(transfer.num_bytes, bytes_of(arrived).size(), "{}", arrived.name);
   by_source_and_back(layout, transfer.bytes.data(), bytes_of(arrived).data(), row_bytes_of(arrived),
                      /*to_expert=*/true);
-  spare_.push_back(std::move(transfer));
+  give_back(std::move(transfer));
 }
 
 void OneHopExchange::send_back(Context& ctx, const TensorView& arrived,
@@ -242,7 +299,7 @@ void OneHopExchange::combine(Context& ctx, const TensorView& x_UD, const RoutedR
   Transfer transfer = finish(layout, Way::kToTokens);
   const TensorView own = rows_of(transfer, x_UD.dtype, Shape{layout.num_sent(), x_UD.dim(1)});
   combine_rows(ctx, own, rows.position_TA, y_TD, accumulate);
-  spare_.push_back(std::move(transfer));
+  give_back(std::move(transfer));
 }
 
 void OneHopExchange::dispatch_values(Context& ctx, const TensorView& v_TA, const RoutedRows& rows,
@@ -266,7 +323,7 @@ void OneHopExchange::combine_values(Context& ctx, const TensorView& v_U, const R
   Transfer transfer = finish(layout, Way::kToTokens);
   move_values(v_TA, rows, rows_of(transfer, v_TA.dtype, Shape{layout.num_sent()}),
               /*to_dispatch_order=*/false);
-  spare_.push_back(std::move(transfer));
+  give_back(std::move(transfer));
 }
 
 }  // namespace fathom

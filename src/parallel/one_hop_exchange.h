@@ -9,9 +9,11 @@
 #pragma once
 
 #include <deque>
+#include <mutex>
 #include <vector>
 
 #include "comm/communicator.h"
+#include "comm/progress_thread.h"
 #include "model/token_exchange.h"
 
 namespace fathom {
@@ -20,6 +22,7 @@ class OneHopExchange : public TokenExchange {
  public:
   // `experts` lives as long as the exchange; num_experts of all ranks together.
   OneHopExchange(const Communicator& experts, int64_t num_experts);
+  ~OneHopExchange() override { progress_.stop(); }
 
   std::shared_ptr<ExchangeLayout> make_layout() const override;
   int64_t max_rows(int64_t num_tokens, int64_t experts_per_token,
@@ -52,7 +55,6 @@ class OneHopExchange : public TokenExchange {
   const Communicator& comm_;
   int64_t num_experts_;
 
- private:
   // Rows on their way here. Receives are posted when the own rows are sent, so that a transport
   // can move bytes while this rank computes; the rows that stay are copied then.
   struct Transfer {
@@ -61,13 +63,37 @@ class OneHopExchange : public TokenExchange {
     std::vector<std::byte> bytes;  // by source rank; at least as many as come
     size_t num_bytes = 0;
     std::vector<Receive> receives;
+    // In two hops, what is passed on by this rank before: rows of this format.
+    bool passed_on = true;
+    std::vector<std::byte> passing;
+    std::vector<Receive> first_hop;
+    DType dtype = DType::kU8;
+    int64_t width = 0;
   };
+  // An empty one, with room for what comes.
+  Transfer take_spare(const Layout& layout, Way way, int64_t num_bytes) const;
+  void give_back(Transfer transfer) const;
+  // Now it is under way.
+  void started(Transfer transfer) const;
+  // The oldest such transfer when all of it is here; to be given back.
+  Transfer finish(const Layout& layout, Way way) const;
+  // Of a transfer whose first hop is here; by this rank's thread or its progress thread, one of
+  // them at a time and in the order of the transfers.
+  virtual void pass_on(Transfer& transfer) const { (void)transfer; }
+  // Before what pass_on() needs goes away.
+  void stop_progress() { progress_.stop(); }
+
+ private:
   // counts[r] rows to and from each rank.
   void begin(const Layout& layout, Way way, std::span<const std::byte> rows,
              const std::vector<int64_t>& to, const std::vector<int64_t>& from,
              int64_t row_bytes) const;
-  // The oldest such transfer when all of it is here; to be given back to spare_.
-  Transfer finish(const Layout& layout, Way way) const;
+  std::deque<Transfer>::iterator find(const Layout& layout, Way way) const;
+  bool all_have_come(const std::vector<Receive>& receives) const;
+  void complete_first_hop(Transfer& transfer) const;
+  // What can be passed on now, oldest first; false when something has to wait.
+  bool pass_on_what_came() const;
+  bool poll() const;
 
   // Rows of own pairs in dispatch order to where their experts are, and back.
   void send_to_experts(const TensorView& own, const Layout& layout) const;
@@ -77,9 +103,11 @@ class OneHopExchange : public TokenExchange {
   void by_source_and_back(const Layout& layout, std::byte* by_source, std::byte* by_expert,
                           int64_t row_bytes, bool to_expert) const;
 
-  // Of the one thread that this rank is.
+  // Of what is under way: this rank's thread adds and takes away, the progress thread passes on.
+  mutable std::mutex mutex_;
   mutable std::deque<Transfer> under_way_;
   mutable std::vector<Transfer> spare_;
+  mutable ProgressThread progress_{[this] { return poll(); }};  // last: it uses all the others
 };
 
 }  // namespace fathom

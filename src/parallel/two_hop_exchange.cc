@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cstring>
+#include <numeric>
+#include <span>
 
 namespace fathom {
 namespace {
@@ -23,10 +25,14 @@ void pack(const TensorView& from, const std::vector<int32_t>& rows, std::vector<
     std::memcpy(to.data() + i * bytes, row_at(from, rows[i]), bytes);
 }
 
-void receive_rows(const Communicator& comm, int from, uint32_t tag, const TensorView& to) {
-  comm.receive(
-      from, tag,
-      std::span<std::byte>(static_cast<std::byte*>(to.data), static_cast<size_t>(to.num_bytes())));
+std::vector<int64_t> sizes_of(const std::vector<std::vector<int32_t>>& lists) {
+  std::vector<int64_t> sizes;
+  for (const auto& list : lists) sizes.push_back(static_cast<int64_t>(list.size()));
+  return sizes;
+}
+
+int64_t sum_of(std::span<const int64_t> counts) {
+  return std::accumulate(counts.begin(), counts.end(), int64_t{0});
 }
 
 // Runs f(type of sums, pointer type of rows) for the formats that are summed.
@@ -215,107 +221,133 @@ void TwoHopExchange::plan_receiver(const RoutedRows& rows, Layout& layout) const
   }
 }
 
-void TwoHopExchange::dispatch(Context& ctx, const TensorView& x_TD, const RoutedRows& rows,
+std::vector<int> TwoHopExchange::ranks_here() const {
+  std::vector<int> ranks;
+  for (int p = 0; p < per_node_; ++p) ranks.push_back(rank_at(node_of_rank(comm_.rank()), p));
+  return ranks;
+}
+
+std::vector<int> TwoHopExchange::ranks_of_place() const {
+  std::vector<int> ranks;
+  for (int n = 0; n < num_nodes_; ++n) ranks.push_back(rank_at(n, place()));
+  return ranks;
+}
+
+void TwoHopExchange::ask_for(Transfer& transfer, std::span<const int> from,
+                             std::span<const int64_t> counts, uint32_t tag) const {
+  const auto row_bytes = static_cast<size_t>(transfer.width * dtype_bytes(transfer.dtype));
+  size_t begin = 0;
+  for (size_t i = 0; i < from.size(); ++i) {
+    const size_t size = static_cast<size_t>(counts[i]) * row_bytes;
+    transfer.receives.push_back(
+        comm_.start_receive(from[i], tag, std::span(transfer.bytes).subspan(begin, size)));
+    begin += size;
+  }
+}
+
+void TwoHopExchange::ask_for_first_hop(Transfer& transfer, std::span<const int> from,
+                                       std::span<const int64_t> counts, uint32_t tag) const {
+  const auto row_bytes = static_cast<size_t>(transfer.width * dtype_bytes(transfer.dtype));
+  const size_t total = static_cast<size_t>(sum_of(counts)) * row_bytes;
+  if (transfer.passing.size() < total) transfer.passing.resize(total);
+  size_t begin = 0;
+  for (size_t i = 0; i < from.size(); ++i) {
+    const size_t size = static_cast<size_t>(counts[i]) * row_bytes;
+    transfer.first_hop.push_back(
+        comm_.start_receive(from[i], tag, std::span(transfer.passing).subspan(begin, size)));
+    begin += size;
+  }
+  transfer.passed_on = false;
+}
+
+// To experts: each row to the ranks of this machine that need it. To tokens: the sums over this
+// machine's ranks, ascending, to the machines that the rows came from.
+void TwoHopExchange::pass_on(Transfer& transfer) const {
+  const auto& layout = static_cast<const Layout&>(*transfer.layout);
+  const int64_t width = transfer.width;
+  if (transfer.way == Way::kToExperts) {
+    const TensorView passing(transfer.passing.data(), transfer.dtype,
+                             Shape{sum_of(layout.from_node), width}, "exchange.passing");
+    std::vector<std::byte> packed;
+    const std::vector<int> here = ranks_here();
+    for (size_t p = 0; p < here.size(); ++p) {
+      pack(passing, layout.forwarded[p], packed);
+      comm_.send(here[p], kInside, std::span<const std::byte>(packed));
+    }
+    return;
+  }
+  with_row_type(transfer.dtype, [&]<typename Sum, typename Row>(Sum, Row) {
+    std::vector<Sum> sums(static_cast<size_t>(sum_of(layout.from_node) * width), Sum(0));
+    const auto* rows = reinterpret_cast<const Row*>(transfer.passing.data());
+    for (const auto& list : layout.forwarded) {
+      add_rows(rows, list, width, sums.data());
+      rows += static_cast<int64_t>(list.size()) * width;
+    }
+    std::vector<Row> rounded(sums.size());
+    round_rows(sums.data(), static_cast<int64_t>(sums.size()), rounded.data());
+    size_t begin = 0;
+    const std::vector<int> places = ranks_of_place();
+    for (size_t n = 0; n < places.size(); ++n) {
+      const auto count = static_cast<size_t>(layout.from_node[n] * width);
+      comm_.send(places[n], kBackAcross, std::span<const Row>(rounded).subspan(begin, count));
+      begin += count;
+    }
+  });
+}
+
+void TwoHopExchange::dispatch(Context&, const TensorView& x_TD, const RoutedRows& rows,
                               const TensorView& x_UD, Half half) const {
   const Layout& layout = layout_of(rows);
-  std::vector<std::byte> packed;
   if (sends(half)) {
-    for (int n = 0; n < num_nodes_; ++n) {
-      pack(x_TD, layout.tokens_of_node[static_cast<size_t>(n)], packed);
-      comm_.send(rank_at(n, place()), kAcross, std::span<const std::byte>(packed));
+    Transfer transfer = take_spare(layout, Way::kToExperts,
+                                   sum_of(layout.from_forwarder) * row_bytes_of(x_TD));
+    transfer.dtype = x_TD.dtype;
+    transfer.width = x_TD.dim(1);
+    const std::vector<int> places = ranks_of_place();
+    ask_for_first_hop(transfer, places, layout.from_node, kAcross);
+    ask_for(transfer, ranks_here(), layout.from_forwarder, kInside);
+    started(std::move(transfer));
+    std::vector<std::byte> packed;
+    for (size_t n = 0; n < places.size(); ++n) {
+      pack(x_TD, layout.tokens_of_node[n], packed);
+      comm_.send(places[n], kAcross, std::span<const std::byte>(packed));
     }
   }
   if (!receives(half)) return;
-  Scratch& scratch = ctx.scratch();
-  Scratch::Mark mark(scratch);
-  const auto total = [](const std::vector<int64_t>& counts) {
-    return std::accumulate(counts.begin(), counts.end(), int64_t{0});
-  };
-  const TensorView passing =
-      scratch.allocate(x_UD.dtype, Shape{total(layout.from_node), x_UD.dim(1)}, "exchange.passing");
-  int64_t row = 0;
-  for (int n = 0; n < num_nodes_; ++n) {
-    const int64_t count = layout.from_node[static_cast<size_t>(n)];
-    receive_rows(comm_, rank_at(n, place()), kAcross, passing.rows(row, count));
-    row += count;
-  }
-  const int node = node_of_rank(comm_.rank());
-  for (int p = 0; p < per_node_; ++p) {
-    pack(passing, layout.forwarded[static_cast<size_t>(p)], packed);
-    comm_.send(rank_at(node, p), kInside, std::span<const std::byte>(packed));
-  }
-  const TensorView unique = scratch.allocate(
-      x_UD.dtype, Shape{total(layout.from_forwarder), x_UD.dim(1)}, "exchange.unique");
-  row = 0;
-  for (int p = 0; p < per_node_; ++p) {
-    const int64_t count = layout.from_forwarder[static_cast<size_t>(p)];
-    receive_rows(comm_, rank_at(node, p), kInside, unique.rows(row, count));
-    row += count;
-  }
+  Transfer transfer = finish(layout, Way::kToExperts);
+  const TensorView unique(transfer.bytes.data(), x_UD.dtype,
+                          Shape{sum_of(layout.from_forwarder), x_UD.dim(1)}, "exchange.unique");
+  FATHOM_CHECK_EQ(transfer.num_bytes, static_cast<size_t>(unique.num_bytes()), "{}", x_UD.name);
   FATHOM_CHECK_EQ(x_UD.dim(0), rows.num_rows(), "{}", x_UD.name);
   const auto bytes = static_cast<size_t>(row_bytes_of(unique));
   for (int64_t u = 0; u < x_UD.dim(0); ++u)
     std::memcpy(row_at(x_UD, u), row_at(unique, layout.unique_row[static_cast<size_t>(u)]), bytes);
+  give_back(std::move(transfer));
 }
 
 void TwoHopExchange::combine(Context&, const TensorView& x_UD, const RoutedRows& rows,
                              const TensorView& y_TD, bool accumulate, Half half) const {
   const Layout& layout = layout_of(rows);
   const int64_t width = x_UD.dim(1), T = y_TD.dim(0);
-  const int node = node_of_rank(comm_.rank());
-  with_row_type(x_UD.dtype, [&]<typename Sum, typename T_row>(Sum, T_row) {
-    std::vector<Sum> sums;
-    std::vector<T_row> rounded;
-    const auto send_sums = [&](int to, uint32_t tag, int64_t first, int64_t count) {
-      rounded.resize(static_cast<size_t>(count * width));
-      round_rows(sums.data() + first * width, count * width, rounded.data());
-      comm_.send(to, tag, std::span<const T_row>(rounded));
-    };
-    const auto receive_sums = [&](int from, uint32_t tag, size_t count) {
-      rounded.resize(count * static_cast<size_t>(width));
-      comm_.receive(from, tag, std::span<T_row>(rounded));
-    };
-    // The experts' sums of each row that came here, back to who forwarded it.
-    const int64_t num_unique =
-        sends(half) ? static_cast<int64_t>(layout.expert_begin.size()) - 1 : 0;
-    sums.assign(static_cast<size_t>(num_unique * width), Sum(0));
-    for (int64_t u = 0; u < num_unique; ++u) {
-      for (int64_t i = layout.expert_begin[static_cast<size_t>(u)];
-           i < layout.expert_begin[static_cast<size_t>(u + 1)]; ++i) {
-        const auto* row = reinterpret_cast<const T_row*>(
-            row_at(x_UD, layout.expert_rows[static_cast<size_t>(i)]));
-        for (int64_t d = 0; d < width; ++d)
-          sums[static_cast<size_t>(u * width + d)] += static_cast<Sum>(row[d]);
-      }
-    }
-    int64_t first = 0;
-    for (int p = 0; sends(half) && p < per_node_; ++p) {
-      const int64_t count = layout.from_forwarder[static_cast<size_t>(p)];
-      send_sums(rank_at(node, p), kBackInside, first, count);
-      first += count;
-    }
-    if (!receives(half)) return;
-    // The machine's sums, back to the tokens' ranks.
-    int64_t num_passing = 0;
-    for (const int64_t count : layout.from_node) num_passing += count;
-    sums.assign(static_cast<size_t>(num_passing * width), Sum(0));
-    for (int p = 0; p < per_node_; ++p) {
-      const auto& list = layout.forwarded[static_cast<size_t>(p)];
-      receive_sums(rank_at(node, p), kBackInside, list.size());
-      add_rows(rounded.data(), list, width, sums.data());
-    }
-    first = 0;
-    for (int n = 0; n < num_nodes_; ++n) {
-      const int64_t count = layout.from_node[static_cast<size_t>(n)];
-      send_sums(rank_at(n, place()), kBackAcross, first, count);
-      first += count;
-    }
+  if (sends(half)) {
+    Transfer transfer = take_spare(
+        layout, Way::kToTokens, sum_of(sizes_of(layout.tokens_of_node)) * row_bytes_of(x_UD));
+    transfer.dtype = x_UD.dtype;
+    transfer.width = width;
+    ask_for_first_hop(transfer, ranks_here(), sizes_of(layout.forwarded), kBackInside);
+    ask_for(transfer, ranks_of_place(), sizes_of(layout.tokens_of_node), kBackAcross);
+    started(std::move(transfer));
+    send_expert_sums(x_UD, layout);
+  }
+  if (!receives(half)) return;
+  Transfer transfer = finish(layout, Way::kToTokens);
+  with_row_type(x_UD.dtype, [&]<typename Sum, typename Row>(Sum, Row) {
     // The tokens' sums over machines.
-    sums.assign(static_cast<size_t>(T * width), Sum(0));
-    for (int n = 0; n < num_nodes_; ++n) {
-      const auto& list = layout.tokens_of_node[static_cast<size_t>(n)];
-      receive_sums(rank_at(n, place()), kBackAcross, list.size());
-      add_rows(rounded.data(), list, width, sums.data());
+    std::vector<Sum> sums(static_cast<size_t>(T * width), Sum(0));
+    const auto* arrived = reinterpret_cast<const Row*>(transfer.bytes.data());
+    for (const auto& list : layout.tokens_of_node) {
+      add_rows(arrived, list, width, sums.data());
+      arrived += static_cast<int64_t>(list.size()) * width;
     }
     with_row_type(y_TD.dtype, [&]<typename Wide, typename Y>(Wide, Y) {
       for (int64_t t = 0; t < T; ++t) {
@@ -326,6 +358,34 @@ void TwoHopExchange::combine(Context&, const TensorView& x_UD, const RoutedRows&
                                 static_cast<Wide>(sum[d]));
       }
     });
+  });
+  give_back(std::move(transfer));
+}
+
+// The experts' sums of each row that came here, back to who forwarded it.
+void TwoHopExchange::send_expert_sums(const TensorView& x_UD, const Layout& layout) const {
+  const int64_t width = x_UD.dim(1);
+  with_row_type(x_UD.dtype, [&]<typename Sum, typename Row>(Sum, Row) {
+    const int64_t num_unique = static_cast<int64_t>(layout.expert_begin.size()) - 1;
+    std::vector<Sum> sums(static_cast<size_t>(num_unique * width), Sum(0));
+    for (int64_t u = 0; u < num_unique; ++u) {
+      for (int64_t i = layout.expert_begin[static_cast<size_t>(u)];
+           i < layout.expert_begin[static_cast<size_t>(u + 1)]; ++i) {
+        const auto* row = reinterpret_cast<const Row*>(
+            row_at(x_UD, layout.expert_rows[static_cast<size_t>(i)]));
+        for (int64_t d = 0; d < width; ++d)
+          sums[static_cast<size_t>(u * width + d)] += static_cast<Sum>(row[d]);
+      }
+    }
+    std::vector<Row> rounded(sums.size());
+    round_rows(sums.data(), static_cast<int64_t>(sums.size()), rounded.data());
+    size_t begin = 0;
+    const std::vector<int> here = ranks_here();
+    for (size_t p = 0; p < here.size(); ++p) {
+      const auto count = static_cast<size_t>(layout.from_forwarder[p] * width);
+      comm_.send(here[p], kBackInside, std::span<const Row>(rounded).subspan(begin, count));
+      begin += count;
+    }
   });
 }
 

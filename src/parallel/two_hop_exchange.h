@@ -6,7 +6,8 @@
 // is rounded to the rows' format, sums are fp32.
 //
 // The dispatch of gradients is dispatch, their combine is combine: one layout serves both passes.
-// Of a transfer in halves the first hop is sent, the second follows when the first is received.
+// Of a transfer in halves all is asked for when the first hop is sent; the forwarder's part is done
+// by its progress thread when that hop has come, while the ranks compute.
 //
 // Gate weights and their gradients (4 bytes a choice) go straight, as in the one-hop form.
 #pragma once
@@ -19,6 +20,7 @@ class TwoHopExchange final : public OneHopExchange {
  public:
   // The communicator's ranks lie machine by machine, equally many on each: an Error otherwise.
   TwoHopExchange(const Communicator& experts, int64_t num_experts);
+  ~TwoHopExchange() override { stop_progress(); }
 
   std::shared_ptr<ExchangeLayout> make_layout() const override;
   void plan(Context& ctx, const RoutedRows& rows, Half half) const override;
@@ -44,6 +46,13 @@ class TwoHopExchange final : public OneHopExchange {
   static Layout& layout_of(const RoutedRows& rows) {
     return static_cast<Layout&>(OneHopExchange::layout_of(rows));
   }
+  // Posts the second hop's receives: counts[i] rows from each of `from`.
+  void ask_for(Transfer& transfer, std::span<const int> from, std::span<const int64_t> counts,
+               uint32_t tag) const;
+  void ask_for_first_hop(Transfer& transfer, std::span<const int> from,
+                         std::span<const int64_t> counts, uint32_t tag) const;
+  void pass_on(Transfer& transfer) const override;
+  void send_expert_sums(const TensorView& x_UD, const Layout& layout) const;
   void plan_sources(const RoutedRows& rows, Layout& layout) const;
   void plan_forwarder(Layout& layout) const;
   void plan_receiver(const RoutedRows& rows, Layout& layout) const;
@@ -51,6 +60,9 @@ class TwoHopExchange final : public OneHopExchange {
   int node_of_rank(int rank) const { return rank / per_node_; }
   int place() const { return comm_.rank() % per_node_; }
   int rank_at(int node, int place) const { return node * per_node_ + place; }
+  // Whom this rank's two hops touch: the ranks of its machine, and those of its place.
+  std::vector<int> ranks_here() const;
+  std::vector<int> ranks_of_place() const;
 
   int num_nodes_ = 1;
   int per_node_ = 1;  // ranks
