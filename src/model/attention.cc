@@ -273,18 +273,29 @@ void Attention::backward_input(Context& ctx, const RowLayout& rows, const Tensor
                           .dw_D = g.input_norm_D});
 }
 
-void Attention::backward_weight(Context& ctx, const Saved& s, const Deferred& d,
+void Attention::backward_weight(Context& ctx, int64_t piece, const Saved& s, const Deferred& d,
                                 const AttentionParameters& g) const {
   Scratch::Mark mark(ctx.scratch());
-  const ScaledView o_TP =
-      keeps_e5m6() ? output_codes(ctx, s, d.dout_TD.dim(0)) : plain_rows(s.o_TP);
   const Inputs& inputs = policy_.recompute ? d.inputs : s.inputs;
-  linear_.backward_weight(
-      ctx, {.dw = g.o_DP, .dy = plain_rows(d.dout_TD), .x = o_TP, .power_of_two_x = keeps_e5m6()});
-  linear_.backward_weight(ctx, {.dw = g.kv_b_ZC, .dy = plain_rows(d.dkv_TZ), .x = inputs.c_TC});
-  if (compresses_query())
-    linear_.backward_weight(ctx, {.dw = g.q_b_YQ, .dy = plain_rows(d.dq_TY), .x = inputs.cq_TQ});
-  linear_.backward_weight(ctx, {.dw = g.a_proj_XD, .dy = plain_rows(d.da_TX), .x = inputs.y_TD});
+  switch (piece) {
+    case 0: {
+      const ScaledView o_TP =
+          keeps_e5m6() ? output_codes(ctx, s, d.dout_TD.dim(0)) : plain_rows(s.o_TP);
+      return linear_.backward_weight(ctx, {.dw = g.o_DP,
+                                           .dy = plain_rows(d.dout_TD),
+                                           .x = o_TP,
+                                           .power_of_two_x = keeps_e5m6()});
+    }
+    case 1:
+      return linear_.backward_weight(
+          ctx, {.dw = g.kv_b_ZC, .dy = plain_rows(d.dkv_TZ), .x = inputs.c_TC});
+    case 2:
+      return linear_.backward_weight(
+          ctx, {.dw = g.a_proj_XD, .dy = plain_rows(d.da_TX), .x = inputs.y_TD});
+    default:
+      return linear_.backward_weight(
+          ctx, {.dw = g.q_b_YQ, .dy = plain_rows(d.dq_TY), .x = inputs.cq_TQ});
+  }
 }
 
 }  // namespace fathom

@@ -105,8 +105,9 @@ class Attention {
   void backward_input(Context& ctx, const RowLayout& rows, const TensorView& x_TD,
                       const Saved& saved, const Deferred& deferred, const TensorView& dout_TD,
                       const AttentionParameters& gradients, const TensorView& dx_TD) const;
-  // Adds to the gradients of the projections.
-  void backward_weight(Context& ctx, const Saved& saved, const Deferred& deferred,
+  // Adds to the gradient of one projection.
+  int64_t num_weight_pieces() const { return compresses_query() ? 4 : 3; }
+  void backward_weight(Context& ctx, int64_t piece, const Saved& saved, const Deferred& deferred,
                        const AttentionParameters& gradients) const;
 
   // Inference: appends the new tokens' latents to each sequence's cache, then attends over it; so a

@@ -190,22 +190,28 @@ void Block::attention_backward_input(Context& ctx, const RowLayout& rows, const 
 }
 
 int64_t Block::num_early_weight_pieces() const {
-  return is_moe_ ? moe_.num_routed_weight_pieces() : 0;
+  return is_moe_ ? 2 * moe_.num_weight_groups() : 0;
+}
+
+int64_t Block::num_weight_pieces() const {
+  return num_early_weight_pieces() + num_ffn_weight_pieces() + attention_.num_weight_pieces();
 }
 
 void Block::backward_weight_piece(Context& ctx, int64_t piece, const Saved& s, const Deferred& d,
                                   const BlockParameters& g) const {
-  const int64_t early = num_early_weight_pieces();
-  const bool of_attention = piece == early + 1;
-  const ZoneTimer zone(ctx.zones, of_attention ? "attention" : "MLP", 'W', layer_idx_);
-  if (of_attention) {
-    attention_.backward_weight(ctx, s.attention, d.attention, g.attention);
+  const int64_t early = num_early_weight_pieces(), of_ffn = piece - early,
+                of_attention = of_ffn - num_ffn_weight_pieces();
+  const ZoneTimer zone(ctx.zones, of_attention >= 0 ? "attention" : "MLP", 'W', layer_idx_);
+  if (of_attention >= 0) {
+    attention_.backward_weight(ctx, of_attention, s.attention, d.attention, g.attention);
   } else if (piece < early) {
-    moe_.routed_backward_weight(ctx, piece, early, s.moe, d.moe, g.moe);
+    moe_.routed_backward_weight(
+        ctx, {.group = piece / 2, .num_groups = early / 2, .of_down = piece % 2 == 0}, s.moe, d.moe,
+        g.moe);
   } else if (is_moe_) {
-    moe_.shared_backward_weight(ctx, z(s, d), s.moe, d.moe, g.moe);
+    moe_.shared_backward_weight(ctx, of_ffn, z(s, d), s.moe, d.moe, g.moe);
   } else {
-    dense_.backward_weight(ctx, z(s, d), s.dense, d.dense, d.dout_TD, g.dense);
+    dense_.backward_weight(ctx, of_ffn, z(s, d), s.dense, d.dense, d.dout_TD, g.dense);
   }
 }
 
@@ -234,7 +240,8 @@ void Block::backward_weight(Context& ctx, const Saved& s, const Deferred& d,
   const int64_t early = num_early_weight_pieces();
   if (early > 0) {
     const ZoneTimer zone(ctx.zones, "MLP", 'W', layer_idx_);
-    moe_.routed_backward_weight(ctx, 0, 1, s.moe, d.moe, g.moe);
+    for (const bool of_down : {true, false})
+      moe_.routed_backward_weight(ctx, {.of_down = of_down}, s.moe, d.moe, g.moe);
   }
   for (int64_t piece = early; piece < num_weight_pieces(); ++piece)
     backward_weight_piece(ctx, piece, s, d, g);

@@ -83,11 +83,11 @@ class Block {
                                 const TensorView& dout_TD, const BlockParameters& gradients,
                                 const TensorView& dx_TD) const;
 
-  // Weight gradients in pieces that can stand between other parts, always in this order: first
-  // early ones (of the routed experts), possible after experts_backward_input; the others after
-  // attention_backward_input.
+  // Weight gradients in pieces that can stand between other parts, a matrix or less each, always in
+  // this order: first early ones (of the routed experts), possible after experts_backward_input;
+  // the others after attention_backward_input.
   int64_t num_early_weight_pieces() const;
-  int64_t num_weight_pieces() const { return num_early_weight_pieces() + 2; }
+  int64_t num_weight_pieces() const;
   void backward_weight_piece(Context& ctx, int64_t piece, const Saved& saved,
                              const Deferred& deferred, const BlockParameters& gradients) const;
 
@@ -116,6 +116,10 @@ class Block {
   }
 
  private:
+  // Of the shared experts or the dense network.
+  int64_t num_ffn_weight_pieces() const {
+    return is_moe_ ? moe_.num_shared_weight_pieces() : FeedForward::kNumWeightPieces;
+  }
   void expect_experts(Context& ctx, const TensorView& x_TD) const;
   void norm_ffn_input(Context& ctx, const Saved& saved, const TensorView& z_TD) const;
   const TensorView& z(const Saved& s, const Deferred& d) const {

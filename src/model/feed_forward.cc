@@ -72,12 +72,14 @@ void FeedForward::backward_input(Context& ctx, const Saved& s, const Deferred& d
   linear_.backward_input(ctx, w_.w1_XD, plain_rows(d.dgate_up_TX), dz_TD, accumulate);
 }
 
-void FeedForward::backward_weight(Context& ctx, const TensorView& z_TD, const Saved& s,
-                                  const Deferred& d, const TensorView& dout_TD,
+void FeedForward::backward_weight(Context& ctx, int64_t piece, const TensorView& z_TD,
+                                  const Saved& s, const Deferred& d, const TensorView& dout_TD,
                                   const FeedForwardParameters& g) const {
   Scratch::Mark mark(ctx.scratch());
-  linear_.backward_weight(
-      ctx, {.dw = g.w2_DF, .dy = plain_rows(dout_TD), .x = plain_rows(swiglu_.output(s, d))});
+  if (piece == 0) {
+    return linear_.backward_weight(
+        ctx, {.dw = g.w2_DF, .dy = plain_rows(dout_TD), .x = plain_rows(swiglu_.output(s, d))});
+  }
   linear_.backward_weight(ctx,
                           {.dw = g.w1_XD, .dy = plain_rows(d.dgate_up_TX), .x = input(ctx, z_TD)});
 }

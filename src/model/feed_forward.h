@@ -105,7 +105,9 @@ class FeedForward {
   // dz = or += the input gradient; dout_TD is in the activation dtype.
   void backward_input(Context& ctx, const Saved& saved, const Deferred& deferred,
                       const TensorView& dout_TD, const TensorView& dz_TD, bool accumulate) const;
-  void backward_weight(Context& ctx, const TensorView& z_TD, const Saved& saved,
+  // Of one of the matrices: 0 down, 1 gate and up.
+  static constexpr int64_t kNumWeightPieces = 2;
+  void backward_weight(Context& ctx, int64_t piece, const TensorView& z_TD, const Saved& saved,
                        const Deferred& deferred, const TensorView& dout_TD,
                        const FeedForwardParameters& gradients) const;
 

@@ -326,38 +326,43 @@ void Moe::route_backward(Context& ctx, const TensorView& z_TD, const Saved& s, c
              .accumulate = true});
 }
 
-// FP8 products regroup all rows by column first: one piece. Experts' rows are independent.
-int64_t Moe::num_routed_weight_pieces() const {
-  constexpr int64_t kMostPieces = 8;
-  return linear_.scaled() ? 1 : std::min(kMostPieces, num_experts_here());
+// FP8 products regroup all rows by column first: one group. Experts' rows are independent.
+int64_t Moe::num_weight_groups() const {
+  constexpr int64_t kMostGroups = 8;
+  return linear_.scaled() ? 1 : std::min(kMostGroups, num_experts_here());
 }
 
-void Moe::routed_backward_weight(Context& ctx, int64_t piece, int64_t pieces, const Saved& saved,
+void Moe::routed_backward_weight(Context& ctx, const WeightPiece& piece, const Saved& saved,
                                  const Deferred& deferred, const MoeParameters& g) const {
   const Saved s = arrived(saved);
   const Deferred d = arrived(saved, deferred);
   const int64_t E = num_experts_here();
-  const int64_t first = E * piece / pieces, count = E * (piece + 1) / pieces - first;
+  const int64_t first = E * piece.group / piece.num_groups,
+                count = E * (piece.group + 1) / piece.num_groups - first;
   const int64_t* all = s.routed.offsets.as<int64_t>();
   Scratch::Mark mark(ctx.scratch());
   int64_t* offsets = ctx.scratch().allocate<int64_t>(count + 1, "moe.piece_offsets");
   for (int64_t e = 0; e <= count; ++e) offsets[e] = all[first + e] - all[first];
   const ExpertRows experts{offsets, count};
-  // Codes are never cut: their piece is the whole.
+  // Codes are never cut: their group is the whole.
+  const bool whole = piece.num_groups == 1;
   const auto rows = [&](const ScaledView& v) {
-    return pieces == 1 ? v : plain_rows(v.codes.rows(all[first], offsets[count]));
+    return whole ? v : plain_rows(v.codes.rows(all[first], offsets[count]));
   };
   const auto weights = [&](const LinearView& w) {
     LinearView part = w;
     part.w = w.w.rows(first, count);
-    return pieces == 1 ? w : part;
+    return whole ? w : part;
   };
   const bool power_of_two = policy_.fp8.dispatch_power_of_two;
-  linear_.backward_weight(ctx, {.dw = weights(g.w2_EDF),
-                                .dy = rows(d.dy_UD),
-                                .x = rows(plain_rows(swiglu_.output(s.swiglu, d.swiglu))),
-                                .experts = experts,
-                                .power_of_two_dy = power_of_two});
+  if (piece.of_down) {
+    return linear_.backward_weight(ctx,
+                                   {.dw = weights(g.w2_EDF),
+                                    .dy = rows(d.dy_UD),
+                                    .x = rows(plain_rows(swiglu_.output(s.swiglu, d.swiglu))),
+                                    .experts = experts,
+                                    .power_of_two_dy = power_of_two});
+  }
   linear_.backward_weight(ctx, {.dw = weights(g.w1_EXD),
                                 .dy = rows(plain_rows(d.swiglu.dgate_up_TX)),
                                 .x = rows(s.x_UD),
@@ -365,9 +370,9 @@ void Moe::routed_backward_weight(Context& ctx, int64_t piece, int64_t pieces, co
                                 .power_of_two_x = power_of_two});
 }
 
-void Moe::shared_backward_weight(Context& ctx, const TensorView& z_TD, const Saved& s,
-                                 const Deferred& d, const MoeParameters& g) const {
-  if (has_shared()) shared_.backward_weight(ctx, z_TD, s.shared, d.shared, d.dout_TD, g.shared);
+void Moe::shared_backward_weight(Context& ctx, int64_t piece, const TensorView& z_TD,
+                                 const Saved& s, const Deferred& d, const MoeParameters& g) const {
+  shared_.backward_weight(ctx, piece, z_TD, s.shared, d.shared, d.dout_TD, g.shared);
 }
 
 void Moe::count_experts(const Saved& s, int64_t* counts_E) const {

@@ -95,12 +95,21 @@ class Moe {
   void route_backward(Context& ctx, const TensorView& z_TD, const Saved& saved,
                       const Deferred& deferred, const BalanceTerm& balance,
                       const MoeParameters& gradients, const TensorView& dz_TD) const;  // dz +=
-  // Weight gradients: of the routed experts, a few experts at a time; of the shared ones.
-  int64_t num_routed_weight_pieces() const;
-  void routed_backward_weight(Context& ctx, int64_t piece, int64_t num_pieces, const Saved& saved,
+  // Weight gradients: of the routed experts, one matrix of a few experts at a time; of the shared
+  // ones.
+  struct WeightPiece {
+    int64_t group = 0, num_groups = 1;
+    bool of_down = true;  // or of gate and up
+  };
+  int64_t num_weight_groups() const;
+  void routed_backward_weight(Context& ctx, const WeightPiece& piece, const Saved& saved,
                               const Deferred& deferred, const MoeParameters& gradients) const;
-  void shared_backward_weight(Context& ctx, const TensorView& z_TD, const Saved& saved,
-                              const Deferred& deferred, const MoeParameters& gradients) const;
+  int64_t num_shared_weight_pieces() const {
+    return has_shared() ? FeedForward::kNumWeightPieces : 0;
+  }
+  void shared_backward_weight(Context& ctx, int64_t piece, const TensorView& z_TD,
+                              const Saved& saved, const Deferred& deferred,
+                              const MoeParameters& gradients) const;
 
   // Inference with experts that are not all in memory; the layer's weights must be plain or kept
   // codes.
