@@ -7,13 +7,26 @@
 #include <cstdio>
 #include <thread>
 
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
 #include "cli/command_line.h"
 #include "comm/in_process.h"
 #include "comm/mpi_transport.h"
+#include "core/file.h"
 #include "runtime/cpu.h"
 
 namespace fathom::cli {
 namespace {
+
+// Two builds may carry the same version number: what must be the same is the program's file.
+std::string hash_of_program() {
+  FileSystem& files = local_file_system();
+  const std::string self = "/proc/self/exe";
+  if (!files.info(self).exists) return "";
+  const std::string bytes = files.read_all(self);
+  return fmt::format("{:016x}", XXH3_64bits(bytes.data(), bytes.size()));
+}
 
 // Ranks that were started as something else would go on side by side and fail far from the cause.
 void check_same(const Communicator& world, const std::string& fingerprint) {
@@ -43,7 +56,7 @@ int run_as_process(const ParallelConfig& config, const std::string& fingerprint,
   const Communicator world(*transport, {.timeout_seconds = config.timeout_seconds});
   int status = kExitFailed;
   try {
-    check_same(world, fingerprint);
+    check_same(world, hash_of_program() + " " + fingerprint);
     status = body(&world);
     world.barrier();
     return status;

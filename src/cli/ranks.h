@@ -11,7 +11,7 @@ namespace fathom::cli {
 
 // Runs body on every rank and returns rank 0's exit status: under mpirun this process is one rank;
 // else config.ranks threads; with one rank body(nullptr). An error ends all ranks and is reported
-// once. `fingerprint` says what must be the same everywhere (configuration, program version).
+// once. `fingerprint` says what must be the same everywhere (the configuration); so must the program.
 int run_on_ranks(const ParallelConfig& config, const std::string& fingerprint,
                  const std::function<int(const Communicator*)>& body);
 
