@@ -6,6 +6,8 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstdlib>
+#include <cstring>
 #include <mutex>
 
 #include "comm/in_process.h"
@@ -17,8 +19,8 @@ namespace fathom {
 namespace {
 
 void expect_same_bits(const Layout& layout, const Problem& problem) {
-  SCOPED_TRACE(layout.describe());
-  const History one = run_one_process(problem, layout.blocks());
+  SCOPED_TRACE(problem.config.precision + " " + layout.describe());
+  const History one = run_one_process(problem, layout);
   const History many = run_ranks_as_threads(problem, layout);
   ASSERT_EQ(one.losses.size(), many.losses.size());
   for (size_t step = 0; step < one.losses.size(); ++step) {
@@ -56,6 +58,109 @@ TEST(DistributedStep, PrecisionsHaveTheBitsOfOneProcess) {
     problem.num_steps = 3;
     expect_same_bits({"dualpipe", 4, 1, 1}, problem);
     expect_same_bits({"zb1p", 4, 2, 1}, problem);
+  }
+}
+
+// Expert ranks too: an expert's weight gradient is the product over the rows of all of them, which
+// one process computes from micro-batches of that many rows.
+TEST(DistributedStep, ExpertRanksHaveTheBitsOfOneProcess) {
+  for (const char* precision : {"fp32", "bf16", "fp8"}) {
+    Problem problem;
+    problem.config.precision = precision;
+    problem.num_steps = 3;
+    for (const Layout& layout :
+         {Layout{"1f1b", 1, 2, 2}, Layout{"1f1b", 1, 4, 4}, Layout{"zb1p", 2, 4, 2},
+          Layout{"dualpipe", 2, 4, 4}, Layout{"dualpipev", 4, 4, 2}}) {
+      expect_same_bits(layout, problem);
+    }
+    problem.num_steps = 20;
+    expect_same_bits({"dualpipe", 4, 2, 2}, problem);
+  }
+}
+
+// The reference of the tests above is not blind to it: micro-batches of one rank's rows have other
+// bits, and codes of other groups of tokens are further apart than rounding.
+TEST(DistributedStep, RowsOfOneRankHaveOtherBits) {
+  for (const char* precision : {"fp32", "fp8"}) {
+    Problem problem;
+    problem.config.precision = precision;
+    problem.num_steps = 1;
+    const Layout layout{"1f1b", 1, 2, 2};
+    EXPECT_NE(run_one_process(problem, layout.blocks()).first_moments,
+              run_one_process(problem, layout).first_moments)
+        << precision;
+  }
+}
+
+// All meshes that the issue names, when asked for (script/check-ranks): a line of a table each.
+TEST(DistributedStep, AllMeshes) {
+  const char* wanted = std::getenv("FATHOM_ALL_MESHES");
+  if (wanted == nullptr) GTEST_SKIP() << "script/check-ranks asks for it";
+  for (const char* precision : {"fp32", "bf16", "fp8"}) {
+    for (const char* schedule : {"1f1b", "zb1p", "dualpipe", "dualpipev"}) {
+      for (const int pp : {1, 2, 4, 8}) {
+        if (pp == 1 && std::string(schedule) != "1f1b") continue;
+        std::string same, other;
+        for (const int data : {1, 2, 4}) {
+          for (const int ep : {1, 2, 4}) {
+            if (ep > data) continue;
+            Problem problem;
+            problem.config.precision = precision;
+            problem.num_steps = std::atoll(wanted);
+            const Layout layout{schedule, pp, data, ep};
+            problem.num_rows = std::max(16, 2 * pp * data);  // what DualPipe takes
+            const History one = run_one_process(problem, layout);
+            const History many = run_ranks_as_threads(problem, layout);
+            const bool equal = one.losses == many.losses && one.norms == many.norms &&
+                               one.master == many.master;
+            (equal ? same : other) += fmt::format(" {}x{}", data, ep);
+            EXPECT_TRUE(equal) << precision << " " << layout.describe();
+          }
+        }
+        fmt::print("| {} | {} | {} |{} |{} |\n", precision, schedule, pp, same,
+                   other.empty() ? " -" : other);
+        std::fflush(stdout);
+      }
+    }
+  }
+}
+
+// With MTP the embedding has gradients at both ends of the pipeline: of its first stage, and of the
+// modules of its last. One process adds both up micro-batch by micro-batch; ranks add up each end
+// by itself (or, where a rank has both ends, in the order of its schedule). That sum rounds
+// differently; no other bit does.
+TEST(DistributedStep, WithMtpOnlyTheEmbeddingsGradientRoundsDifferently) {
+  Problem problem;
+  problem.model.num_nextn_predict_layers = 1;
+  problem.config.optimizer.clip_norm = 0;  // or the norm would carry it into all others
+  problem.num_steps = 1;
+  for (const Layout& layout :
+       {Layout{"1f1b", 4, 1, 1}, Layout{"zb1p", 4, 1, 1}, Layout{"dualpipe", 4, 1, 1},
+        Layout{"dualpipe", 4, 2, 2}, Layout{"dualpipev", 4, 1, 1}, Layout{"dualpipev", 4, 2, 2}}) {
+    SCOPED_TRACE(layout.describe());
+    const History one = run_one_process(problem, layout);
+    const History many = run_ranks_as_threads(problem, layout);
+    EXPECT_EQ(one.losses, many.losses);
+    ASSERT_EQ(one.first_moments.size(), many.first_moments.size());
+    for (const auto& [name, expected] : one.first_moments) {
+      const std::vector<uint8_t>& found = many.first_moments.at(name);
+      ASSERT_EQ(expected.size(), found.size());
+      if (name != "model.embed_tokens.weight") {
+        EXPECT_EQ(expected, found) << name;
+        continue;
+      }
+      EXPECT_NE(expected, found) << "then this can be held to equality";
+      const size_t count = expected.size() / sizeof(float);
+      std::vector<float> a(count), b(count);
+      std::memcpy(a.data(), expected.data(), expected.size());
+      std::memcpy(b.data(), found.data(), found.size());
+      double difference = 0, size = 0;
+      for (size_t i = 0; i < count; ++i) {
+        difference += std::pow(static_cast<double>(a[i]) - static_cast<double>(b[i]), 2);
+        size += std::pow(static_cast<double>(a[i]), 2);
+      }
+      EXPECT_LE(std::sqrt(difference / size), 1e-6);
+    }
   }
 }
 

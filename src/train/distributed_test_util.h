@@ -20,6 +20,15 @@ namespace fathom {
 
 inline std::vector<uint8_t> bits_of_set(const ParameterSet& set) { return bits_of(set); }
 
+inline std::map<std::string, std::vector<uint8_t>> bits_by_name(const ParameterSet& set) {
+  std::map<std::string, std::vector<uint8_t>> bits;
+  for (int64_t i = 0; i < set.size(); ++i) {
+    const auto* data = static_cast<const uint8_t*>(set.view(i).data);
+    bits[set.spec(i).name].assign(data, data + set.view(i).num_bytes());
+  }
+  return bits;
+}
+
 struct Problem {
   Problem() {
     model = toy_model();
@@ -100,24 +109,91 @@ struct History {
   std::vector<int64_t> expert_counts;                    // of the last step
   std::map<std::string, std::vector<double>> gradients;  // of the last step, summed
   std::vector<uint8_t> master, average;
+  std::map<std::string, std::vector<uint8_t>> first_moments;  // by parameter
   int64_t most_optimizer_elements = 0;
 };
 
-// `num_blocks` blocks of micro-batches, each added up in order, then pairwise.
-inline History run_one_process(const Problem& problem, int num_blocks) {
+using GradientBlocks = std::vector<std::unique_ptr<ParameterSet>>;
+
+// Runs the step's rows as `num_blocks` blocks of micro-batches of `rows`, each added up in order,
+// then pairwise into blocks[0].
+inline std::vector<LossSums> add_up_blocks(Context& ctx, TrainingPass& pass, const Batch& batch,
+                                           int64_t rows, int num_blocks, const LossScales& scales,
+                                           GradientBlocks& blocks, int64_t* expert_counts) {
+  std::vector<LossSums> losses;
+  for (int b = 0; b < num_blocks; ++b) {
+    ParameterSet& gradients = *blocks[static_cast<size_t>(b)];
+    for (int64_t i = 0; i < gradients.size(); ++i) fill_zero(ctx, gradients.view(i));
+    const int64_t per_block = batch.num_rows / num_blocks;
+    for (int64_t row = b * per_block; row < (b + 1) * per_block; row += rows) {
+      losses.push_back(pass.forward_backward(ctx, token_batch_rows(batch, row, rows), scales,
+                                             gradients, expert_counts));
+    }
+  }
+  for (int distance = 1; distance < num_blocks; distance *= 2) {
+    for (int b = 0; b + distance < num_blocks; b += 2 * distance) {
+      for (int64_t i = 0; i < blocks[0]->size(); ++i)
+        add(ctx, blocks[static_cast<size_t>(b + distance)]->view(i),
+            blocks[static_cast<size_t>(b)]->view(i));
+    }
+  }
+  return losses;
+}
+
+// The rows of a step in the order in which groups of `ep` expert ranks meet them: of every group
+// and direction (a block), the first micro-batch of each of its ranks, then the second ones.
+inline Batch rows_by_expert_group(const Batch& batch, int num_blocks, int ep, int directions,
+                                  int64_t rows) {
+  Batch sorted = batch;
+  const int64_t per_block = batch.num_rows / num_blocks, length = batch.row_length;
+  int64_t to = 0;
+  const int data_ranks = num_blocks / directions;
+  for (int group = 0; group < data_ranks; group += ep) {
+    for (int direction = 0; direction < directions; ++direction) {
+      for (int64_t row = 0; row < per_block; row += rows) {
+        for (int e = 0; e < ep; ++e) {
+          const int64_t block = (group + e) * directions + direction;
+          for (int64_t r = 0; r < rows; ++r, ++to) {
+            const int64_t from = block * per_block + row + r;
+            std::copy_n(batch.tokens.begin() + from * length, length,
+                        sorted.tokens.begin() + to * length);
+            std::copy_n(batch.is_label.begin() + from * length, length,
+                        sorted.is_label.begin() + to * length);
+          }
+        }
+      }
+    }
+  }
+  return sorted;
+}
+
+inline bool is_routed_expert(const std::string& name) {
+  return name.find(".mlp.experts.") != std::string::npos;
+}
+
+// The step in one process: `num_blocks` blocks of micro-batches, each added up in order, then
+// pairwise. With `ep` expert ranks in each of `directions`, the weight gradients of routed experts
+// are those of micro-batches that hold the rows of all ranks of an expert group: the pass is run a
+// second time for them, over the same rows in that order.
+inline History run_one_process(const Problem& problem, int num_blocks, int ep = 1,
+                               int directions = 1) {
   Context ctx(1);
   History history;
   const std::vector<ParameterSpec> specs = parameter_specs(problem.model);
+  const int64_t rows = problem.config.micro_batch_rows;
   Model model(problem.model, step_policy(problem.config), problem.config.context);
   ParameterSet master("master", specs, {});
   initialize_parameters(problem.model, problem.seed, master);
   copy_parameters(ctx, master, model.weights());
   Optimizer optimizer(specs, problem.config.optimizer, model.policy().moments, master,
                       model.weights());
-  TrainingPass pass(model, problem.config.micro_batch_rows, problem.config.context);
-  std::vector<std::unique_ptr<ParameterSet>> blocks;
+  TrainingPass pass(model, rows, problem.config.context);
+  TrainingPass group_pass(model, rows * ep, problem.config.context);
+  GradientBlocks blocks, group_blocks;
   for (int b = 0; b < num_blocks; ++b)
     blocks.push_back(std::make_unique<ParameterSet>("gradients", specs, ParameterDtypes{}));
+  for (int b = 0; ep > 1 && b < num_blocks / ep; ++b)
+    group_blocks.push_back(std::make_unique<ParameterSet>("gradients", specs, ParameterDtypes{}));
   const std::vector<int64_t> layers = moe_layers(problem.model);
   const auto E = static_cast<size_t>(problem.model.n_routed_experts);
   for (int64_t step = 0; step < problem.num_steps; ++step) {
@@ -130,31 +206,27 @@ inline History run_one_process(const Problem& problem, int num_blocks) {
       scales.mtp[k] = plan.mtp_weight /
                       static_cast<double>(problem.model.num_nextn_predict_layers) *
                       (1.0 / static_cast<double>(labels.num_mtp[k]));
-    const int64_t rows = problem.config.micro_batch_rows;
     scales.balance =
         plan.balance_weight * (static_cast<double>(rows) / static_cast<double>(batch.num_rows));
     history.expert_counts.assign(layers.size() * E, 0);
     std::vector<DistributedStep::MicroBatchLoss> losses;
     StepResult result;
-    for (int b = 0; b < num_blocks; ++b) {
-      ParameterSet& gradients = *blocks[static_cast<size_t>(b)];
-      for (int64_t i = 0; i < gradients.size(); ++i) fill_zero(ctx, gradients.view(i));
-      const int64_t per_block = batch.num_rows / num_blocks;
-      for (int64_t row = b * per_block; row < (b + 1) * per_block; row += rows) {
-        const LossSums sums = pass.forward_backward(ctx, token_batch_rows(batch, row, rows), scales,
-                                                    gradients, history.expert_counts.data());
-        DistributedStep::MicroBatchLoss& loss = losses.emplace_back();
-        loss.main = sums.main;
-        loss.balance = sums.balance;
-        std::copy(sums.mtp, sums.mtp + kMaxMtpDepth, loss.mtp);
-        result.loss += sums.main / static_cast<double>(labels.num_main);
-      }
+    for (const LossSums& sums : add_up_blocks(ctx, pass, batch, rows, num_blocks, scales, blocks,
+                                              history.expert_counts.data())) {
+      DistributedStep::MicroBatchLoss& loss = losses.emplace_back();
+      loss.main = sums.main;
+      loss.balance = sums.balance;
+      std::copy(sums.mtp, sums.mtp + kMaxMtpDepth, loss.mtp);
+      result.loss += sums.main / static_cast<double>(labels.num_main);
     }
-    for (int distance = 1; distance < num_blocks; distance *= 2) {
-      for (int b = 0; b + distance < num_blocks; b += 2 * distance) {
-        for (int64_t i = 0; i < master.size(); ++i)
-          add(ctx, blocks[static_cast<size_t>(b + distance)]->view(i),
-              blocks[static_cast<size_t>(b)]->view(i));
+    if (ep > 1) {
+      LossScales group_scales = scales;
+      group_scales.balance *= ep;  // a mean over the rows of a micro-batch
+      add_up_blocks(ctx, group_pass, rows_by_expert_group(batch, num_blocks, ep, directions, rows),
+                    rows * ep, num_blocks / ep, group_scales, group_blocks, nullptr);
+      for (int64_t i = 0; i < master.size(); ++i) {
+        if (is_routed_expert(master.spec(i).name))
+          cast(ctx, group_blocks[0]->view(i), blocks[0]->view(i));
       }
     }
     history.losses.push_back(losses);
@@ -176,7 +248,13 @@ inline History run_one_process(const Problem& problem, int num_blocks) {
     }
   }
   history.master = bits_of_set(master);
+  history.first_moments = bits_by_name(optimizer.m());
   return history;
+}
+
+// The same, for the sums of a layout.
+inline History run_one_process(const Problem& problem, const Layout& layout) {
+  return run_one_process(problem, layout.blocks(), layout.ep, layout.blocks() / layout.data);
 }
 
 // What one rank does; `mutex` guards the shared history.
@@ -213,6 +291,7 @@ inline void run_rank(const Problem& problem, const ParallelConfig& parallel, Com
       std::max(history.most_optimizer_elements, step.optimizer().num_own_elements());
   if (world.rank() != 0) return;
   history.master = bits_of_set(*all.master);
+  history.first_moments = bits_by_name(*all.first_moments);
   if (all.average != nullptr) history.average = bits_of_set(*all.average);
 }
 
