@@ -206,8 +206,9 @@ void Engine::take_inbox() {
         [](const SequencePtr& a, const SequencePtr& b) { return a->before(*b); });
     waiting_.insert(place, std::move(sequence));
   }
-  for (const auto& [id, num_steps] : cancelled) {
+  for (const auto& entry : cancelled) {
     const auto mark = [&](Sequence& sequence) {
+      const auto& [id, num_steps] = entry;
       if (sequence.id != id || sequence.cancelled) return;
       sequence.cancelled = true;
       sequence.cancelled_at_step = num_steps;
