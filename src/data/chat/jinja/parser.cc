@@ -217,12 +217,7 @@ class Parser {
       return result;
     }
     if (token.kind == Token::kInteger) {
-      int64_t value = 0;
-      const auto [end, error] =
-          std::from_chars(token.text.data(), token.text.data() + token.text.size(), value);
-      if (error != std::errc()) refuse("an integer beyond 64 bits");
-      ++at_;
-      result->value = Value(value);
+      result->value = Value(integer());
       return result;
     }
     if (token.kind == Token::kFloat) {
@@ -256,12 +251,21 @@ class Parser {
     refuse(describe(token), "an expression");
   }
 
+  int64_t integer() {
+    const std::string& text = peek().text;
+    int64_t value = 0;
+    if (std::from_chars(text.data(), text.data() + text.size(), value).ec != std::errc())
+      refuse("an integer beyond 64 bits");
+    ++at_;
+    return value;
+  }
+
   ExprPtr postfix(ExprPtr result) {
     for (;;) {
       if (take_operator(".")) {
         if (peek().kind == Token::kInteger) {
           ExprPtr index = make(Kind::kConst);
-          index->value = Value(static_cast<int64_t>(std::stoll(next().text)));
+          index->value = Value(integer());
           result = make(Kind::kItem, "", std::move(result), std::move(index));
         } else {
           result = make(Kind::kAttribute, expect_name(), std::move(result));

@@ -62,6 +62,8 @@ TEST(ChatTemplateTest, ErrorsNameTheLineAndTheReason) {
   EXPECT_NE(error("{{ 1 | nosuch }}").find("the filter 'nosuch'"), std::string::npos);
   EXPECT_NE(error("{{ 1 is nosuch }}").find("the test 'nosuch'"), std::string::npos);
   EXPECT_NE(error("{% if 1 %}\n").find("found the end of the template"), std::string::npos);
+  for (const char* source : {"{{ 99999999999999999999 }}", "{{ x.99999999999999999999 }}"})
+    EXPECT_NE(error(source).find("an integer beyond 64 bits"), std::string::npos) << source;
 }
 
 TEST(ChatTemplateTest, TheClockIsTheCallers) {
