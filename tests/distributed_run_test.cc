@@ -11,6 +11,8 @@
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
+#include <functional>
+#include <iterator>
 #include <map>
 #include <regex>
 #include <sstream>
@@ -155,6 +157,9 @@ constexpr const char* kMpirun = "mpirun --allow-run-as-root --oversubscribe";
 class ProgramRuns : public testing::Test {
  protected:
   void SetUp() override {
+    // What --allow-run-as-root says, where the program starts mpirun itself.
+    ::setenv("OMPI_ALLOW_RUN_AS_ROOT", "1", 1);
+    ::setenv("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1", 1);
     std::ofstream corpus(folder_ / "corpus.jsonl");
     for (const std::string& text : toy_texts()) {
       std::string escaped;
@@ -272,16 +277,30 @@ TEST_F(ProgramRuns, RefusesWhatDoesNotGoInOneMessage) {
   }
 }
 
-// Process ids of the ranks of a job that mpirun started.
 std::vector<pid_t> children_of(pid_t parent) {
   std::ifstream file(fmt::format("/proc/{0}/task/{0}/children", parent));
-  std::vector<pid_t> children;
-  for (pid_t pid = 0; file >> pid;) {
-    std::ifstream name(fmt::format("/proc/{}/comm", pid));
-    std::string comm;
-    if (name >> comm && comm == "fathom") children.push_back(pid);
+  return {std::istream_iterator<pid_t>(file), {}};
+}
+
+std::string name_of(pid_t pid) {
+  std::ifstream file(fmt::format("/proc/{}/comm", pid));
+  std::string name;
+  file >> name;
+  return name;
+}
+
+// The ranks of a job, from mpirun or from a launcher above it.
+std::vector<pid_t> ranks_of(pid_t above) {
+  std::vector<pid_t> ranks;
+  for (const pid_t child : children_of(above)) {
+    if (name_of(child) == "fathom" && name_of(above) != "fathom") {
+      ranks.push_back(child);
+    } else {
+      const std::vector<pid_t> below = ranks_of(child);
+      ranks.insert(ranks.end(), below.begin(), below.end());
+    }
   }
-  return children;
+  return ranks;
 }
 
 pid_t start_job(const std::string& line, const std::string& output = "/dev/null") {
@@ -320,6 +339,52 @@ TEST_F(ProgramRuns, RestartsGoOnFromTheLastCheckpoint) {
   EXPECT_EQ(output.find("restart 1"), std::string::npos) << output;
 }
 
+// Ranks as processes that the program starts itself, and starts again; told to end, they save.
+TEST_F(ProgramRuns, StartsItsRanksAsProcesses) {
+  const std::string mesh = "--pp 2 --ep 2 --schedule 1f1b --ranks 4";
+  int status = 0;
+  std::string output = output_of(command("through", 30, mesh), &status);
+  ASSERT_EQ(status, 0) << output;
+  const auto saved = [&] {
+    std::vector<std::string> skipped;
+    const auto steps = list_checkpoints(local_file_system(), folder_ / "processes", skipped);
+    return steps.empty() ? 0 : steps.back();
+  };
+  const auto when_saved = [&](int64_t step, pid_t job, const std::function<void()>& act) {
+    for (int waited = 0; waited < 3000; ++waited) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(10));
+      if (saved() < step || ranks_of(job).size() != 4) continue;
+      return act();
+    }
+    FAIL() << "no checkpoint of step " << step;
+  };
+  pid_t launcher = start_job(command("processes", 30, mesh + " --processes --restarts 1"));
+  when_saved(3, launcher, [&] { ::kill(ranks_of(launcher)[2], SIGKILL); });
+  when_saved(8, launcher, [&] { ::kill(launcher, SIGTERM); });
+  ASSERT_EQ(::waitpid(launcher, &status, 0), launcher);
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 75) << status;
+  EXPECT_LT(saved(), 30);
+  // Without its launcher a job does not live on.
+  launcher = start_job(command("processes", 30, mesh + " --processes --resume"));
+  when_saved(saved() + 1, launcher, [&] {
+    const std::vector<pid_t> ranks = ranks_of(launcher);
+    ::kill(launcher, SIGKILL);
+    ::waitpid(launcher, &status, 0);
+    const auto lives = [](pid_t rank) { return name_of(rank) == "fathom"; };
+    for (int waited = 0; waited < 500 && std::any_of(ranks.begin(), ranks.end(), lives); ++waited)
+      std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    EXPECT_FALSE(std::any_of(ranks.begin(), ranks.end(), lives));
+  });
+  output = output_of(command("processes", 30, mesh + " --processes --resume"), &status);
+  EXPECT_EQ(status, 0) << output;
+  EXPECT_EQ(checkpoint(folder_ / "processes", 30), checkpoint(folder_ / "through", 30));
+  // What would fail alike is not tried again.
+  output = output_of(command("none", 3, "--ranks 3 --pp 2 --processes --restarts 1"), &status);
+  EXPECT_EQ(status, 256 * 2) << output;
+  EXPECT_NE(output.find("the nearest is 4"), std::string::npos) << output;
+  EXPECT_EQ(output.find("restart 1"), std::string::npos) << output;
+}
+
 // One thread of a rank stops while its watch goes on telling that it lives.
 TEST_F(ProgramRuns, AHungRankIsNamedAndEndsTheJob) {
   const pid_t job =
@@ -333,7 +398,7 @@ TEST_F(ProgramRuns, AHungRankIsNamedAndEndsTheJob) {
   for (int waited = 0; waited < 300 && !started(); ++waited)
     std::this_thread::sleep_for(std::chrono::milliseconds(50));
   ASSERT_TRUE(started());
-  const std::vector<pid_t> ranks = children_of(job);
+  const std::vector<pid_t> ranks = ranks_of(job);
   ASSERT_EQ(ranks.size(), 2u);
   const pid_t hung = ranks[1];
   if (::ptrace(PTRACE_SEIZE, hung, nullptr, nullptr) != 0) GTEST_SKIP() << "may not stop a thread";
@@ -396,11 +461,13 @@ TEST_F(ProgramRuns, KilledRanksChangeNothing) {
   bool done = false;
   while (!done) {
     ASSERT_LT(++starts, 20 + 3 * num_kills) << "the run does not get on";
-    const pid_t job = start_job(std::string(kMpirun) + " -n 4 " + command("killed", steps, mesh));
+    const pid_t job = start_job(command("killed", steps, mesh + " --ranks 4 --processes"));
     if (kills < num_kills) {
       const double draw = random.uniform(static_cast<uint64_t>(2 * starts));
-      std::this_thread::sleep_for(std::chrono::milliseconds(500 + static_cast<int>(900 * draw)));
-      const std::vector<pid_t> ranks = children_of(job);
+      for (int waited = 0; waited < 1000 && ranks_of(job).size() < 4; ++waited)
+        std::this_thread::sleep_for(std::chrono::milliseconds(10));
+      std::this_thread::sleep_for(std::chrono::milliseconds(300 + static_cast<int>(900 * draw)));
+      const std::vector<pid_t> ranks = ranks_of(job);
       if (!ranks.empty()) {
         const double which = random.uniform(static_cast<uint64_t>(2 * starts + 1));
         ::kill(ranks[static_cast<size_t>(which * static_cast<double>(ranks.size()))], SIGKILL);

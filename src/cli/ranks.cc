@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <cstdlib>
 #include <thread>
 
 #define XXH_INLINE_ALL
@@ -43,12 +44,13 @@ void check_same(const Communicator& world, const std::string& fingerprint) {
                    .expected = "the same on all ranks"});
 }
 
+void say(const std::string& what) {
+  fmt::print(stderr, "fathom: {}\n", what);
+  std::fflush(stderr);
+}
+
 int run_as_process(const ParallelConfig& config, const std::string& fingerprint,
                    const std::function<int(const Communicator*)>& body) {
-  const auto say = [](const std::string& what) {
-    fmt::print(stderr, "fathom: {}\n", what);
-    std::fflush(stderr);
-  };
   const std::unique_ptr<Transport> transport =
       // Before the waiting ranks, which know less, give up themselves.
       join_mpi(static_cast<int>(config.ranks_per_node),
@@ -61,13 +63,16 @@ int run_as_process(const ParallelConfig& config, const std::string& fingerprint,
     world.barrier();
     return status;
   } catch (const std::exception& error) {
+    // mpirun hands on a number alone: this one tells launchers that trying again does not help.
     const auto* known = dynamic_cast<const Error*>(&error);
-    status = known != nullptr ? known->exit_status() : kExitFailed;
+    const bool would_fail_again = known != nullptr && (known->kind() == ErrorKind::kBadInput ||
+                                                       known->kind() == ErrorKind::kUsage);
+    status = would_fail_again ? kExitUsage : kExitFailed;
     // What all ranks see alike is said by the first alone.
     if (world.rank() != 0) std::this_thread::sleep_for(std::chrono::seconds(3));
     fmt::print(stderr, "fathom: error: rank {}: {}\n", world.rank(), error.what());
     std::fflush(stderr);
-    transport->abort(error.what());
+    transport->abort(error.what(), status);
     throw;
   }
 }
@@ -81,7 +86,14 @@ int run_on_ranks(const ParallelConfig& config, const std::string& fingerprint,
   int status = kExitDone;
   run_ranks(static_cast<int>(config.ranks),
             {.ranks_per_node = static_cast<int>(config.ranks_per_node),
-             .comm = {.timeout_seconds = config.timeout_seconds}},
+             .comm = {.timeout_seconds = config.timeout_seconds},
+             .watch = {.hang_seconds = 0.9 * config.timeout_seconds,
+                       .on_slow = say,
+                       .on_hang =
+                           [](const std::string& what) {
+                             say(what);
+                             std::_Exit(kExitFailed);
+                           }}},
             [&](Communicator& world) {
               const int own = body(&world);
               if (world.rank() == 0) status = own;

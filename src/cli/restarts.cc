@@ -79,7 +79,8 @@ int run_with_restarts(int max_restarts, const std::function<int(int)>& attempt) 
     const int status = wait_for(child);
     child_of_launcher = 0;
     char byte = 0;
-    const bool hopeless = ::read(pipe_ends[0], &byte, 1) == 1;
+    const bool hopeless = ::read(pipe_ends[0], &byte, 1) == 1 ||
+                          (WIFEXITED(status) && WEXITSTATUS(status) == kExitUsage);
     ::close(pipe_ends[0]);
     const bool over = WIFEXITED(status) && (WEXITSTATUS(status) == kExitDone ||
                                             WEXITSTATUS(status) == kExitSavedOnSignal);

@@ -1,6 +1,7 @@
 // A launcher that does not give up: the run is a child of this process, started again from its last
-// checkpoint when it dies. For ranks as threads, which a fault of one of them ends together; under
-// mpirun and Slurm the job's own script does it (docs/many_ranks.md).
+// checkpoint when it dies. For ranks as threads, which a fault of one of them ends together, and for
+// processes that this program starts (processes.h); where mpirun or Slurm started the program, the
+// job's own script does it (docs/many_ranks.md).
 #pragma once
 
 #include <functional>

@@ -4,6 +4,7 @@
 
 #include "cli/live_panel.h"
 #include "cli/policy_table.h"
+#include "cli/processes.h"
 #include "cli/ranks.h"
 #include "cli/restarts.h"
 #include "cli/stop_signal.h"
@@ -26,8 +27,8 @@ struct Options {
   int64_t restarts = 0;
   std::optional<std::string> precision, schedule;
   std::vector<std::string> set;
-  bool resume = false, print_config = false, print_policy = false, dry_run = false, quiet = false,
-       json = false, allow_config_change = false;
+  bool processes = false, resume = false, print_config = false, print_policy = false,
+       dry_run = false, quiet = false, json = false, allow_config_change = false;
 };
 
 class TrainDisplay final : public LogSink {
@@ -125,7 +126,7 @@ void write_timeline(const std::string& run_folder, const Communicator& world,
   FileSystem& files = local_file_system();
   write_file_atomically(
       files, join_path(run_folder, "timeline.svg"),
-      timeline_svg(timeline, "The last step: " + trainer.distributed()->mesh().describe(), parts));
+      timeline_svg(timeline, "The last step, in seconds: " + trainer.distributed()->mesh().describe(), parts));
   write_file_atomically(files, join_path(run_folder, "timeline.json"),
                         timeline_trace_json(timeline, 1e6, parts));
 }
@@ -158,11 +159,11 @@ int dry_run(Context& ctx, const TrainConfig& config, const ModelConfig& model,
 }
 
 int run(const Options& options) {
-  if (options.restarts > 0 && !options.dry_run) {
+  const bool is_rank_of_launcher = options.processes && started_by_mpi();
+  if (options.restarts > 0 && !options.dry_run && !is_rank_of_launcher) {
     if (started_by_mpi())
       fail(ErrorKind::kUsage,
-           "--restarts: found mpirun, expected ranks as threads (docs/many_ranks.md has the loop "
-           "around mpirun)");
+           "--restarts: found mpirun, expected --processes, which starts it, or ranks as threads");
     return run_with_restarts(static_cast<int>(options.restarts), [&](int attempt) {
       Options again = options;
       again.restarts = 0;
@@ -181,6 +182,8 @@ int run(const Options& options) {
     return kExitDone;
   }
   if (options.out.empty() && !options.dry_run) fail(ErrorKind::kUsage, "train: --out is required");
+  if (options.processes && !options.dry_run && !is_rank_of_launcher)
+    return run_as_processes(static_cast<int>(config.parallel.ranks), options.resume);
   StopSignal stop;
   if (options.dry_run && config.parallel.ranks > 1 && !started_by_mpi()) {
     FakeTransport nobody(0, Topology::uniform(static_cast<int>(config.parallel.ranks),
@@ -287,6 +290,8 @@ Verb train_verb() {
             line.add(
                 "--ranks", options->ranks,
                 "overrides parallel.ranks: ranks as threads; under mpirun every process is one");
+            line.add("--processes", options->processes,
+                     "the ranks as processes: starts mpirun on this program");
             line.add("--pp", options->pp, "overrides parallel.pp: pipeline stages");
             line.add("--ep", options->ep,
                      "overrides parallel.ep: ranks that share the experts of a layer");

@@ -276,6 +276,44 @@ TEST(Communicator, TheRankAtTheEndOfTheChainIsNamed) {
       << thrown;
 }
 
+TEST(SlowRank, IsTheOneThatComputesWhileAllOthersWait) {
+  const PeerStatus waits{.waiting_for = 1, .seconds = 9}, computes{.seconds = 9},
+      waits_shortly{.waiting_for = 1, .seconds = 7}, ended{.seconds = 9, .ended = true};
+  const auto find = [](std::vector<PeerStatus> ranks) {
+    const auto slow = find_slow_rank(ranks, 8);
+    return slow ? slow->rank : -1;
+  };
+  EXPECT_EQ(find({waits, computes, waits}), 1);
+  EXPECT_EQ(find({waits, waits, computes}), 2);
+  EXPECT_EQ(find({waits, computes, computes}), -1);
+  EXPECT_EQ(find({waits, computes, waits_shortly}), -1);
+  EXPECT_EQ(find({waits, computes, ended}), -1);
+  EXPECT_EQ(find({waits, waits}), -1);
+  EXPECT_EQ(find({computes}), -1);
+}
+
+TEST(Communicator, AThreadThatAllOthersWaitForIsNamed) {
+  std::atomic<bool> hung{false};
+  std::vector<std::string> said;
+  run_ranks(3,
+            {.watch = {.slow_seconds = 0.2,
+                       .hang_seconds = 0.9,
+                       .on_slow = [&](const std::string& what) { said.push_back(what); },
+                       .on_hang =
+                           [&](const std::string& what) {
+                             if (!hung) said.push_back(what);
+                             hung = true;  // a program would end here
+                           }}},
+            [&](Communicator& comm) {
+              while (comm.rank() == 1 && !hung)
+                std::this_thread::sleep_for(std::chrono::milliseconds(5));
+              comm.barrier();
+            });
+  ASSERT_EQ(said.size(), 2u);
+  EXPECT_NE(said[0].find("in the end for rank 1"), std::string::npos) << said[0];
+  EXPECT_NE(said[1].find("rank 1 has computed"), std::string::npos) << said[1];
+}
+
 TEST(Communicator, AMessageOfAnotherSizeIsAnError) {
   const std::string thrown = message_of([&] {
     run_ranks(2, {}, [&](Communicator& comm) {

@@ -14,7 +14,7 @@ class FakeTransport final : public Transport {
   int64_t start_receive(int from, uint32_t tag, std::span<std::byte> bytes) override;
   bool wait(int64_t, std::chrono::duration<double>) override { return true; }
   bool has_come(int64_t) override { return true; }
-  void abort(const std::string& reason) override { throw CommError(reason); }
+  void abort(const std::string& reason, int) override { throw CommError(reason); }
 
  protected:
   void post_send(int, uint32_t, std::span<const std::byte>) override {}

@@ -39,6 +39,12 @@ struct Inbox {
     waiting_for = rank;
     since = Clock::now().time_since_epoch().count();
   }
+  PeerStatus status() const {
+    const Clock::time_point began{Clock::duration(since.load())};
+    return {.waiting_for = waiting_for,
+            .seconds = std::chrono::duration<double>(Clock::now() - began).count(),
+            .ended = ended};
+  }
 };
 
 struct World {
@@ -92,19 +98,21 @@ class InProcessTransport final : public Transport {
     const Clock::time_point deadline =
         Clock::now() + std::chrono::duration_cast<Clock::duration>(timeout);
     bool waited = false;
-    const Clock::time_point end_of_spinning =
-        world_.has_processor_each ? Clock::now() + kSpinning : Clock::time_point{};
+    const Clock::duration spinning =
+        world_.has_processor_each ? Clock::duration(kSpinning) : Clock::duration(0);
+    const Clock::time_point end_of_spinning = Clock::now() + spinning;
     while (queue.empty() || queue.front().visible > Clock::now()) {
       if (!waited) inbox.now_waits_for(posted.from);
       waited = true;
-      if (Clock::now() < end_of_spinning && !world_.any_failed) {
+      const bool soon = !queue.empty() && queue.front().visible < Clock::now() + spinning;
+      if ((soon || Clock::now() < end_of_spinning) && !world_.any_failed) {
         lock.unlock();
         std::this_thread::yield();
         lock.lock();
         continue;
       }
       const Clock::time_point until =
-          queue.empty() ? deadline : std::min(deadline, queue.front().visible);
+          queue.empty() ? deadline : std::min(deadline, queue.front().visible - spinning);
       if (queue.empty() && world_.any_failed) throw_failure();
       if (Clock::now() >= deadline) return false;  // still shown as waiting
       inbox.changed.wait_until(lock, until);
@@ -135,14 +143,10 @@ class InProcessTransport final : public Transport {
   }
 
   std::optional<PeerStatus> status_of(int rank) override {
-    const Inbox& inbox = *world_.inboxes[static_cast<size_t>(rank)];
-    const Clock::time_point since{Clock::duration(inbox.since.load())};
-    return PeerStatus{.waiting_for = inbox.waiting_for,
-                      .seconds = std::chrono::duration<double>(Clock::now() - since).count(),
-                      .ended = inbox.ended};
+    return world_.inboxes[static_cast<size_t>(rank)]->status();
   }
 
-  void abort(const std::string& reason) override { world_.fail(rank_, reason); }
+  void abort(const std::string& reason, int) override { world_.fail(rank_, reason); }
 
  protected:
   void post_send(int to, uint32_t tag, std::span<const std::byte> bytes) override {
@@ -204,6 +208,46 @@ class InProcessTransport final : public Transport {
   Clock::time_point link_free_[kNumLinkClasses] = {};
 };
 
+// Looks at all ranks twice a second, as long as it lives.
+class Watch {
+ public:
+  Watch(const World& world, const ThreadWatch& watch) : world_(world), watch_(watch) {
+    if (watch_.on_slow) thread_ = std::thread([this] { look(); });
+  }
+  ~Watch() {
+    if (!thread_.joinable()) return;
+    {
+      const std::lock_guard lock(mutex_);
+      stopping_ = true;
+    }
+    stop_.notify_all();
+    thread_.join();
+  }
+
+ private:
+  void look() {
+    int named = -1;
+    std::unique_lock lock(mutex_);
+    while (!stop_.wait_for(lock, std::chrono::milliseconds(500), [this] { return stopping_; })) {
+      std::vector<PeerStatus> ranks;
+      for (const auto& inbox : world_.inboxes) ranks.push_back(inbox->status());
+      const auto slow = find_slow_rank(ranks, watch_.slow_seconds);
+      if (!slow) continue;
+      if (slow->seconds >= watch_.hang_seconds) watch_.on_hang(describe_hung(*slow));
+      if (slow->rank == named) continue;
+      named = slow->rank;
+      watch_.on_slow(describe_slow(*slow));
+    }
+  }
+
+  const World& world_;
+  const ThreadWatch& watch_;
+  std::mutex mutex_;
+  std::condition_variable stop_;
+  bool stopping_ = false;
+  std::thread thread_;
+};
+
 }  // namespace
 
 void run_ranks(int num_ranks, const InProcessOptions& options,
@@ -212,6 +256,7 @@ void run_ranks(int num_ranks, const InProcessOptions& options,
   const Topology topology = Topology::uniform(num_ranks, options.ranks_per_node);
   std::vector<std::exception_ptr> errors(static_cast<size_t>(num_ranks));
   std::vector<std::thread> threads;
+  const Watch watch(world, options.watch);
   for (int rank = 0; rank < num_ranks; ++rank) {
     threads.emplace_back([&, rank] {
       const auto remember = [&](const std::string& reason) {

@@ -18,10 +18,20 @@ struct EmulatedLink {
   static constexpr size_t kPacketBytes = 4096;
 };
 
+// As under MPI (mpi_transport.h): a rank for which all others wait is named, and after hang_seconds
+// it hangs. A thread cannot be ended from outside, so on_hang is expected to end the process. Both
+// are called on a thread of the watch; without them nobody watches.
+struct ThreadWatch {
+  double slow_seconds = 8;
+  double hang_seconds = 600;
+  std::function<void(const std::string&)> on_slow, on_hang;
+};
+
 struct InProcessOptions {
   int ranks_per_node = 0;  // 0: one node
   EmulatedLink node, network;
   CommOptions comm;
+  ThreadWatch watch;
 };
 
 // Runs body(world) on num_ranks threads and waits for them. When one throws, the others end as soon

@@ -9,7 +9,6 @@
 #include <atomic>
 #include <condition_variable>
 #include <deque>
-#include <limits>
 #include <mutex>
 #include <thread>
 #include <unordered_map>
@@ -150,6 +149,7 @@ class MpiTransport final : public Transport {
         if (done != 0) break;
         reap();
       }
+      if (round >= 64) polled_ = Clock::now().time_since_epoch().count();
       if (round == 64) now_waits_for(posted.from);
       told |= round == 64;
       if ((round & 15) == 15 && Clock::now() >= deadline) return false;
@@ -191,7 +191,9 @@ class MpiTransport final : public Transport {
     return PeerStatus{beat.waiting_for, beat.seconds, beat.ended != 0};
   }
 
-  void abort(const std::string&) override { MPI_Abort(MPI_COMM_WORLD, 1); }
+  void abort(const std::string&, int exit_status) override {
+    MPI_Abort(MPI_COMM_WORLD, exit_status);
+  }
 
  protected:
   void post_send(int to, uint32_t tag, std::span<const std::byte> bytes) override {
@@ -264,10 +266,9 @@ class MpiTransport final : public Transport {
     int done = 1;
     if (beat_request_ != MPI_REQUEST_NULL) MPI_Test(&beat_request_, &done, MPI_STATUS_IGNORE);
     if (done == 0) return;
-    const Clock::time_point since{Clock::duration(since_.load())};
-    own_beat_ = {.waiting_for = waiting_for_,
-                 .ended = stopping_ ? 1 : 0,
-                 .seconds = std::chrono::duration<double>(Clock::now() - since).count()};
+    const PeerStatus status = own_status();
+    own_beat_ = {
+        .waiting_for = status.waiting_for, .ended = stopping_ ? 1 : 0, .seconds = status.seconds};
     MPI_Isend(&own_beat_, sizeof own_beat_, MPI_BYTE, rank_ == 0 ? 1 : 0, 0, beats_,
               &beat_request_);
   }
@@ -283,36 +284,39 @@ class MpiTransport final : public Transport {
       heard.when = Clock::now();
     }
   }
+  // What this rank does. Its own thread says so itself while it waits, many times a second: when it
+  // stops saying so, it was stopped while it waited.
+  PeerStatus own_status() const {
+    const auto seconds_since = [](Clock::rep time) {
+      return std::chrono::duration<double>(Clock::now() - Clock::time_point{Clock::duration(time)})
+          .count();
+    };
+    PeerStatus status{.waiting_for = waiting_for_, .seconds = seconds_since(since_)};
+    const double since_poll = seconds_since(polled_);
+    if (status.waiting_for >= 0 && since_poll > kStoppedSeconds)
+      status = {.waiting_for = -1, .seconds = since_poll};
+    return status;
+  }
   // On rank 0: everybody waits, but for one.
   void look_for_slow_rank() {
     if (rank_ != 0 || !watch_.on_slow) return;
-    heard_[0].beat.waiting_for = waiting_for_;
-    const Clock::time_point since{Clock::duration(since_.load())};
-    heard_[0].beat.seconds = std::chrono::duration<double>(Clock::now() - since).count();
-    int busy = -1;
-    double seconds = std::numeric_limits<double>::infinity();  // that all have waited
-    for (int r = 0; r < size(); ++r) {
-      const Beat& beat = heard_[static_cast<size_t>(r)].beat;
-      const bool computes = beat.waiting_for < 0;
-      if (beat.ended != 0 || beat.seconds < watch_.silence_seconds || (computes && busy >= 0))
-        return;
-      if (computes) busy = r;
-      seconds = std::min(seconds, beat.seconds);
+    std::vector<PeerStatus> ranks{own_status()};
+    for (size_t r = 1; r < heard_.size(); ++r) {
+      const Beat& beat = heard_[r].beat;
+      ranks.push_back({beat.waiting_for, beat.seconds, beat.ended != 0});
     }
-    if (busy >= 0 && seconds >= watch_.hang_seconds) {
-      watch_.on_silence(
-          fmt::format("rank {} has computed for {:.0f} s while all others wait for it: it hangs; "
-                      "ending the job",
-                      busy, seconds));
+    const std::optional<SlowRank> slow = find_slow_rank(ranks, watch_.slow_seconds);
+    if (!slow) return;
+    if (slow->seconds >= watch_.hang_seconds) {
+      watch_.on_silence(describe_hung(*slow));
       MPI_Abort(MPI_COMM_WORLD, 1);
     }
-    if (busy < 0 || busy == slow_named_) return;
-    slow_named_ = busy;
-    watch_.on_slow(
-        fmt::format("all ranks have waited for {:.0f} s, in the end for rank {}, which "
-                    "computes",
-                    watch_.silence_seconds, busy));
+    if (slow->rank == slow_named_) return;
+    slow_named_ = slow->rank;
+    watch_.on_slow(describe_slow(*slow));
   }
+
+  static constexpr double kStoppedSeconds = 1;
 
   MpiWatch watch_;
   std::mutex mpi_;  // one thread at a time calls MPI
@@ -322,6 +326,7 @@ class MpiTransport final : public Transport {
   std::vector<Heard> heard_;
   std::atomic<int> waiting_for_{-1};
   std::atomic<Clock::rep> since_{Clock::now().time_since_epoch().count()};
+  std::atomic<Clock::rep> polled_{0};  // while it waits: when it last looked
   int slow_named_ = -1;
   std::mutex stop_mutex_;
   std::condition_variable stop_;

@@ -20,6 +20,7 @@ bool started_by_mpi();
 // called on a thread of the watch; without them nobody watches.
 struct MpiWatch {
   double silence_seconds = 8;
+  double slow_seconds = 8;
   double hang_seconds = 600;
   std::function<void(const std::string&)> on_silence;  // before the job ends
   std::function<void(const std::string&)> on_slow;

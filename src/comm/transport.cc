@@ -1,6 +1,7 @@
 #include "comm/transport.h"
 
 #include <algorithm>
+#include <limits>
 
 namespace fathom {
 
@@ -21,6 +22,31 @@ Traffic Traffic::operator-(const Traffic& before) const {
     difference.messages[i] -= before.messages[i];
   }
   return difference;
+}
+
+std::optional<SlowRank> find_slow_rank(std::span<const PeerStatus> ranks,
+                                       double at_least_seconds) {
+  SlowRank slow{.seconds = std::numeric_limits<double>::infinity()};
+  for (size_t r = 0; r < ranks.size(); ++r) {
+    const bool computes = ranks[r].waiting_for < 0;
+    if (ranks[r].ended || ranks[r].seconds < at_least_seconds || (computes && slow.rank >= 0))
+      return std::nullopt;
+    if (computes) slow.rank = static_cast<int>(r);
+    slow.seconds = std::min(slow.seconds, ranks[r].seconds);
+  }
+  if (slow.rank < 0 || ranks.size() == 1) return std::nullopt;
+  return slow;
+}
+
+std::string describe_slow(const SlowRank& slow) {
+  return fmt::format("all ranks have waited for {:.0f} s, in the end for rank {}, which computes",
+                     slow.seconds, slow.rank);
+}
+
+std::string describe_hung(const SlowRank& hung) {
+  return fmt::format(
+      "rank {} has computed for {:.0f} s while all others wait for it: it hangs; ending the job",
+      hung.rank, hung.seconds);
 }
 
 LinkClass Transport::link_to(int to) const {

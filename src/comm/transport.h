@@ -59,6 +59,18 @@ struct PeerStatus {
   bool ended = false;    // it will never send again
 };
 
+// A rank for which all others wait while it computes; `seconds`: how long they all have, at least.
+struct SlowRank {
+  int rank = -1;
+  double seconds = 0;
+};
+// nullopt when none has been waited for so long.
+std::optional<SlowRank> find_slow_rank(std::span<const PeerStatus> ranks, double at_least_seconds);
+
+// What is said of it, when it is found and when it hangs.
+std::string describe_slow(const SlowRank& slow);
+std::string describe_hung(const SlowRank& hung);
+
 class Transport {
  public:
   explicit Transport(Topology topology) : topology_(std::move(topology)) {}
@@ -82,8 +94,8 @@ class Transport {
   virtual bool has_come(int64_t receive) = 0;
   // nullopt: this backend cannot know.
   virtual std::optional<PeerStatus> status_of(int) { return std::nullopt; }
-  // Ends the job on all ranks; the others see `reason`.
-  virtual void abort(const std::string& reason) = 0;
+  // Ends the job on all ranks; the others see `reason`, who started it `exit_status`.
+  virtual void abort(const std::string& reason, int exit_status) = 0;
 
   // Whether messages arrive while nobody calls. MPI moves long ones only inside its own calls.
   virtual bool moves_by_itself() const { return true; }
