@@ -78,6 +78,29 @@ TEST(DistributedStep, ExpertRanksHaveTheBitsOfOneProcess) {
   }
 }
 
+// Two hops add a token's rows by rank, by machine, then over machines: one process that adds in
+// that order has their bits.
+TEST(DistributedStep, TwoHopsHaveTheBitsOfOneProcessThatAddsByMachine) {
+  for (const char* precision : {"fp32", "bf16", "fp8"}) {
+    Problem problem;
+    problem.config.precision = precision;
+    problem.num_steps = 3;
+    for (const Layout& layout :
+         {Layout{"1f1b", 1, 2, 2, "two_hop", 1}, Layout{"1f1b", 1, 4, 4, "two_hop", 2},
+          Layout{"zb1p", 2, 4, 4, "two_hop", 1}, Layout{"dualpipe", 2, 4, 4, "two_hop", 2},
+          Layout{"dualpipev", 4, 4, 2, "two_hop", 1}}) {
+      expect_same_bits(layout, problem);
+    }
+  }
+  // Which is not the order of slots: the test is not blind to it.
+  Problem problem;
+  problem.num_steps = 1;
+  const Layout layout{"1f1b", 1, 4, 4, "two_hop", 2};
+  Layout in_one = layout;
+  in_one.exchange = "one_hop";
+  EXPECT_NE(run_one_process(problem, layout).losses, run_one_process(problem, in_one).losses);
+}
+
 // The reference of the tests above is not blind to it: micro-batches of one rank's rows have other
 // bits, and codes of other groups of tokens are further apart than rounding.
 TEST(DistributedStep, RowsOfOneRankHaveOtherBits) {
@@ -107,14 +130,19 @@ TEST(DistributedStep, AllMeshes) {
             Problem problem;
             problem.config.precision = precision;
             problem.num_steps = std::atoll(wanted);
-            const Layout layout{schedule, pp, data, ep};
             problem.num_rows = std::max(16, 2 * pp * data);  // what DualPipe takes
-            const History one = run_one_process(problem, layout);
-            const History many = run_ranks_as_threads(problem, layout);
-            const bool equal = one.losses == many.losses && one.norms == many.norms &&
-                               one.master == many.master;
-            (equal ? same : other) += fmt::format(" {}x{}", data, ep);
-            EXPECT_TRUE(equal) << precision << " " << layout.describe();
+            for (const int per_node : {0, 1, 2}) {           // one hop; two
+              if (per_node > 0 && ep < 2 * per_node) continue;
+              const Layout layout{schedule, pp, data, ep, per_node > 0 ? "two_hop" : "one_hop",
+                                  per_node};
+              const History one = run_one_process(problem, layout);
+              const History many = run_ranks_as_threads(problem, layout);
+              const bool equal =
+                  one.losses == many.losses && one.norms == many.norms && one.master == many.master;
+              (equal ? same : other) += fmt::format(
+                  " {}x{}{}", data, ep, per_node > 0 ? fmt::format("/{}", per_node) : "");
+              EXPECT_TRUE(equal) << precision << " " << layout.describe();
+            }
           }
         }
         fmt::print("| {} | {} | {} |{} |{} |\n", precision, schedule, pp, same,

@@ -98,8 +98,80 @@ struct Layout {
             .comm = {.timeout_seconds = 60}};
   }
   std::string describe() const {
-    return fmt::format("{}_PP{}_DP{}_EP{}_{}", schedule, pp, data, ep, exchange);
+    const std::string hops =
+        exchange +
+        (exchange == "two_hop" ? fmt::format("_{}_a_machine", ranks_per_node) : std::string());
+    return fmt::format("{}_PP{}_DP{}_EP{}_{}", schedule, pp, data, ep, hops);
   }
+};
+
+// One process whose combine adds in the order of two hops (SPEC C.9): a token's rows of the experts
+// of one rank, slots ascending; those sums over the ranks of a machine; those over machines. What
+// would travel is rounded to the rows' format. Written from that sentence, not from the exchange.
+class SumsByMachine final : public TokenExchange {
+ public:
+  SumsByMachine(int64_t num_experts, int ranks, int ranks_per_node)
+      : here_(num_experts / ranks), ranks_(ranks), per_node_(ranks_per_node) {}
+
+  void plan(Context& ctx, const RoutedRows& rows, Half half) const override {
+    local_.plan(ctx, rows, half);
+  }
+  void dispatch(Context& ctx, const TensorView& x_TD, const RoutedRows& rows,
+                const TensorView& x_UD, Half half) const override {
+    local_.dispatch(ctx, x_TD, rows, x_UD, half);
+  }
+  void dispatch_values(Context& ctx, const TensorView& v_TA, const RoutedRows& rows,
+                       const TensorView& v_U, Half half) const override {
+    local_.dispatch_values(ctx, v_TA, rows, v_U, half);
+  }
+  void combine_values(Context& ctx, const TensorView& v_U, const RoutedRows& rows,
+                      const TensorView& v_TA, Half half) const override {
+    local_.combine_values(ctx, v_U, rows, v_TA, half);
+  }
+  void combine(Context&, const TensorView& x_UD, const RoutedRows& rows, const TensorView& y_TD,
+               bool accumulate, Half half) const override {
+    if (!receives(half)) return;
+    if (x_UD.dtype == DType::kBF16 && y_TD.dtype == DType::kBF16)
+      return combine_as<bf16, bf16>(x_UD, rows, y_TD, accumulate);
+    if (x_UD.dtype == DType::kBF16) return combine_as<bf16, float>(x_UD, rows, y_TD, accumulate);
+    FATHOM_CHECK(x_UD.dtype == DType::kF32 && y_TD.dtype == DType::kF32, "{}", to_string(x_UD));
+    combine_as<float, float>(x_UD, rows, y_TD, accumulate);
+  }
+
+ private:
+  template <typename Row, typename Y>
+  void combine_as(const TensorView& x_UD, const RoutedRows& rows, const TensorView& y_TD,
+                  bool accumulate) const {
+    const int64_t T = rows.idx_TA.dim(0), A = rows.idx_TA.dim(1), D = x_UD.dim(1);
+    for (int64_t t = 0; t < T; ++t) {
+      for (int64_t d = 0; d < D; ++d) {
+        float token = 0;
+        for (int node = 0; node < ranks_ / per_node_; ++node) {
+          float machine = 0;
+          bool any = false;
+          for (int rank = node * per_node_; rank < (node + 1) * per_node_; ++rank) {
+            float of_rank = 0;
+            bool has_expert = false;
+            for (int64_t i = t * A; i < (t + 1) * A; ++i) {
+              if (rows.idx_TA.as<int32_t>()[i] / here_ != rank) continue;
+              const int64_t u = rows.position_TA.as<int32_t>()[i];
+              of_rank += static_cast<float>(x_UD.as<Row>()[u * D + d]);
+              has_expert = true;
+            }
+            if (has_expert) machine += static_cast<float>(static_cast<Row>(of_rank));
+            any |= has_expert;
+          }
+          if (any) token += static_cast<float>(static_cast<Row>(machine));
+        }
+        Y& y = y_TD.as<Y>()[t * D + d];
+        y = static_cast<Y>((accumulate ? static_cast<float>(y) : 0.0f) + token);
+      }
+    }
+  }
+
+  const TokenExchange& local_ = local_token_exchange();
+  int64_t here_;
+  int ranks_, per_node_;
 };
 
 struct History {
@@ -176,12 +248,13 @@ inline bool is_routed_expert(const std::string& name) {
 // are those of micro-batches that hold the rows of all ranks of an expert group: the pass is run a
 // second time for them, over the same rows in that order.
 inline History run_one_process(const Problem& problem, int num_blocks, int ep = 1,
-                               int directions = 1) {
+                               int directions = 1, const TokenExchange* exchange = nullptr) {
   Context ctx(1);
   History history;
   const std::vector<ParameterSpec> specs = parameter_specs(problem.model);
   const int64_t rows = problem.config.micro_batch_rows;
-  Model model(problem.model, step_policy(problem.config), problem.config.context);
+  Model model(problem.model, step_policy(problem.config), problem.config.context,
+              ModelPart{{}, exchange});
   ParameterSet master("master", specs, {});
   initialize_parameters(problem.model, problem.seed, master);
   copy_parameters(ctx, master, model.weights());
@@ -254,7 +327,9 @@ inline History run_one_process(const Problem& problem, int num_blocks, int ep = 
 
 // The same, for the sums of a layout.
 inline History run_one_process(const Problem& problem, const Layout& layout) {
-  return run_one_process(problem, layout.blocks(), layout.ep, layout.blocks() / layout.data);
+  const SumsByMachine by_machine(problem.model.n_routed_experts, layout.ep, layout.ranks_per_node);
+  return run_one_process(problem, layout.blocks(), layout.ep, layout.blocks() / layout.data,
+                         layout.exchange == "two_hop" ? &by_machine : nullptr);
 }
 
 // What one rank does; `mutex` guards the shared history.
