@@ -1,6 +1,7 @@
 #include "parallel/draw.h"
 
 #include <algorithm>
+#include <string_view>
 
 #include "core/json.h"
 #include "core/markup.h"
@@ -39,6 +40,49 @@ const char* color(const Zone& zone) {
   return zone.pass == 'F' ? "#f6b26b" : zone.pass == 'B' ? "#93c47d" : "#6fa8dc";
 }
 
+// Ticks of the time axis: 1, 2 or 5 times a power of ten apart, about ten of them.
+double tick_distance(double end) {
+  double distance = 1;
+  while (distance * 10 > end) distance /= 10;
+  while (distance * 100 < end) distance *= 10;
+  for (const double factor : {2.0, 2.5, 2.0}) {  // 1, 2, 5, 10
+    if (end / distance > 12) distance *= factor;
+  }
+  return distance;
+}
+
+std::string axis(double end, double left, double top, double bottom, double per_unit) {
+  std::string svg;
+  if (end <= 0) return svg;
+  const double distance = tick_distance(end);
+  for (int64_t i = 0; static_cast<double>(i) * distance <= end; ++i) {
+    const double at = static_cast<double>(i) * distance, x = left + at * per_unit;
+    svg += fmt::format(
+        "<line x1=\"{0:.2f}\" y1=\"{1:.1f}\" x2=\"{0:.2f}\" y2=\"{2:.1f}\" stroke=\"#ddd\"/>\n"
+        "<text x=\"{0:.2f}\" y=\"{3:.1f}\" text-anchor=\"middle\" fill=\"#666\">{4:.4g}</text>\n",
+        x, top, bottom, bottom + 12, at);
+  }
+  return svg;
+}
+
+struct Swatch {
+  const char* color;
+  const char* meaning;
+};
+
+std::string legend(double left, double y, const std::vector<Swatch>& swatches) {
+  std::string svg;
+  double x = left;
+  for (const Swatch& swatch : swatches) {
+    svg += fmt::format(
+        "<rect x=\"{:.1f}\" y=\"{:.1f}\" width=\"12\" height=\"10\" fill=\"{}\" "
+        "stroke=\"#666\" stroke-width=\"0.4\"/>\n<text x=\"{:.1f}\" y=\"{:.1f}\">{}</text>\n",
+        x, y - 9, swatch.color, x + 16, y, swatch.meaning);
+    x += 34 + 5.6 * static_cast<double>(std::string_view(swatch.meaning).size());
+  }
+  return svg;
+}
+
 std::string to_string(const Zone& zone) {
   return fmt::format("{} {} of micro-batch {}, layer {}{}", zone.name, zone.pass, zone.item,
                      zone.layer, zone.waits ? ", until received" : "");
@@ -55,12 +99,14 @@ std::string timeline_svg(const Timeline& timeline, const std::string& title,
     for (const TimelineSpan& span : rank) end = std::max(end, span.end);
   }
   const double per_unit = end > 0 ? kWidth / end : 0;
-  const double height = kTop + kRow * static_cast<double>(timeline.size()) + 34;
+  const double bottom = kTop + kRow * static_cast<double>(timeline.size());
+  const double height = bottom + (parts.empty() ? 44 : 62);
   std::string svg = fmt::format(
       "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{}\" height=\"{}\" "
       "font-family=\"sans-serif\" font-size=\"10\">\n<rect width=\"100%\" height=\"100%\" "
       "fill=\"white\"/>\n<text x=\"{}\" y=\"22\" font-size=\"14\">{}</text>\n",
       kLeft + kWidth + 20, height, kLeft, escape_markup(title));
+  svg += axis(end, kLeft, kTop - 6, bottom, per_unit);
   for (size_t rank = 0; rank < timeline.size(); ++rank) {
     const double y = kTop + kRow * static_cast<double>(rank);
     svg += fmt::format("<text x=\"8\" y=\"{:.1f}\">rank {}</text>\n", y + 15, rank);
@@ -85,12 +131,22 @@ std::string timeline_svg(const Timeline& timeline, const std::string& title,
           kLeft + zone.begin * per_unit, y + kBar, width, kPartBar, color(zone), to_string(zone));
     }
   }
-  svg += fmt::format(
-      "<text x=\"{}\" y=\"{:.1f}\">orange: forward, green: backward (paler: the other stage of the "
-      "rank), blue: weight gradient, yellow: overlapped pair{}</text>\n</svg>\n",
-      kLeft, height - 12,
-      parts.empty() ? ""
-                    : "; below: parts of blocks, violet: dispatch and combine, grey: receiving");
+  svg += legend(kLeft, bottom + 34,
+                {{"#f6b26b", "forward"},
+                 {"#f9cb9c", "forward, the rank's other stage"},
+                 {"#93c47d", "backward"},
+                 {"#b6d7a8", "backward, the other stage"},
+                 {"#6fa8dc", "weight gradients"},
+                 {"#ffe599", "overlapped pair: forward | backward micro-batch"}});
+  if (!parts.empty()) {
+    svg += legend(kLeft, bottom + 52,
+                  {{"#f6b26b", "below each rank, parts of its blocks: attention and MLP, forward"},
+                   {"#93c47d", "their input gradients"},
+                   {"#6fa8dc", "their weight gradients"},
+                   {"#b4a7d6", "dispatch and combine: sending"},
+                   {"#999999", "receiving"}});
+  }
+  svg += "</svg>\n";
   return svg;
 }
 
