@@ -113,10 +113,11 @@ class Attention {
   // Inference: appends the new tokens' latents to each sequence's cache, then attends over it; so a
   // sequence may come in several entries. Entries that are expanded stand behind all others.
   // positions_T: rope positions. x and out are [T, D]; out may be x. A token's result has the same
-  // bits whatever other tokens are in the call.
+  // bits whatever other tokens are in the call. next: what is read behind this.
   void forward_cached(Context& ctx, std::span<const CachedSequence> sequences,
-                      const RowLayout& rows, const TensorView& x_TD,
-                      const TensorView& out_TD) const;
+                      const RowLayout& rows, const TensorView& x_TD, const TensorView& out_TD,
+                      const NextRead& next) const;
+  const LinearView& first_weights() const { return w_.a_proj_XD; }
 
  private:
   template <typename Memory>

@@ -20,7 +20,7 @@ T* allocate_structs(Scratch& scratch, int64_t count, const char* name) {
 
 void Attention::forward_cached(Context& ctx, std::span<const CachedSequence> sequences,
                                const RowLayout& rows, const TensorView& x_TD,
-                               const TensorView& out_TD) const {
+                               const TensorView& out_TD, const NextRead& next) const {
   const int64_t C = config_.kv_lora_rank, R = config_.qk_rope_head_dim;
   const int64_t P = config_.v_head_dim, T = x_TD.dim(0);
   const DType act = policy_.activations;
@@ -34,12 +34,15 @@ void Attention::forward_cached(Context& ctx, std::span<const CachedSequence> seq
   Inputs inputs = allocate_inputs(scratch, T, /*up_projections=*/false);
   inputs.q_TY = scratch.allocate(act, Shape{T, query_width()}, "attn.q_TY");
   norm_input(ctx, x_TD, {}, inputs.y_TD);
+  will_read(ctx, {&w_.q_b_YQ}, T);
   linear_.forward(ctx, w_.a_proj_XD, inputs.y_TD, s.a_TX);
   const TensorView kpe_TR = s.a_TX.columns(latent_column() + C, R);
   rope(ctx, {.x_THR = split_heads(kpe_TR, 1),
              .cos_sin_SR = rows.cos_sin_SR,
              .positions_T = rows.positions_T});
   norm_latents(ctx, s, inputs);
+  const LinearView keys{.w = w_.keys_HCN};
+  will_read(ctx, {&keys}, T);
   project_queries(ctx, rows, s, inputs);
 
   auto* cache_of_token = allocate_structs<CacheRows>(scratch, T, "attn.cache_of_token");
@@ -74,6 +77,7 @@ void Attention::forward_cached(Context& ctx, std::span<const CachedSequence> seq
     t += sequence.num_new;
   }
   if (out_TD.data != x_TD.data) cast(ctx, x_TD, out_TD);
+  will_read(ctx, next, T);
   linear_.forward(ctx, w_.o_DP, plain_rows(o_TP), out_TD, /*accumulate=*/true);
 }
 
@@ -107,6 +111,7 @@ void Attention::attend_in_latents(Context& ctx, std::span<const CachedSequence> 
   };
   const bool panels = w_.kv_b_ZC.grain == ScaleGrain::kPanel;
   const TensorView q_HTN = heads_first(q_TY, H).columns(0, N);
+  will_read(ctx, {&w_.kv_b_ZC}, T);
   if (panels) {
     scaled_gemm(ctx, {.a = plain_rows(q_HTN),
                       .b = {w_.keys_HCN, {}, ScaleGrain::kPanel},
@@ -123,6 +128,7 @@ void Attention::attend_in_latents(Context& ctx, std::span<const CachedSequence> 
                    .num_keys = num_keys,
                    .ctx_BHC = split_heads(ctx_TX, H),
                    .scale = config_.softmax_scale()});
+  will_read(ctx, {&w_.o_DP}, T);
   if (panels) {
     scaled_gemm(ctx, {.a = plain_rows(heads_first(ctx_TX, H)),
                       .b = {up_projections(N, P), {}, ScaleGrain::kPanel},

@@ -258,11 +258,13 @@ void Block::expect_experts(Context& ctx, const TensorView& x_TD) const {
 }
 
 void Block::forward_cached(Context& ctx, std::span<const CachedSequence> sequences,
-                           const RowLayout& rows, const TensorView& x_TD,
+                           const RowLayout& rows, const TensorView& x_TD, const NextRead& next,
                            int64_t* expert_counts, int32_t* expert_choices_TA) const {
   if (is_moe_ && moe_.has_expert_source()) expect_experts(ctx, x_TD);
   if (config_.has_latent_attention()) {
-    attention_.forward_cached(ctx, sequences, rows, x_TD, x_TD);
+    const LinearView router = is_moe_ ? moe_.router() : LinearView{};
+    attention_.forward_cached(ctx, sequences, rows, x_TD, x_TD,
+                              {is_moe_ ? &router : &dense_.first_weights()});
   } else {
     grouped_attention_.forward_cached(ctx, sequences, rows, x_TD, x_TD);
   }
@@ -273,14 +275,14 @@ void Block::forward_cached(Context& ctx, std::span<const CachedSequence> sequenc
   rms_norm_forward(ctx,
                    {.x_TD = x_TD, .w_D = w_.ffn_norm_D, .eps = config_.rms_norm_eps, .y_TD = z_TD});
   if (!is_moe_) {
-    dense_.forward(ctx, z_TD, dense_.allocate_saved(scratch, T), x_TD);
+    dense_.forward(ctx, z_TD, dense_.allocate_saved(scratch, T), x_TD, next);
     return;
   }
   Moe::Deferred d;
   const Moe::Saved s = moe_.allocate_temporary(scratch, T, d);
   moe_.route(ctx, z_TD, s);
   moe_.dispatch(ctx, z_TD, s);
-  moe_.experts(ctx, z_TD, s, d, x_TD);
+  moe_.experts(ctx, z_TD, s, d, x_TD, next);
   moe_.combine(ctx, s, d, x_TD);
   if (expert_counts != nullptr) moe_.count_experts(s, expert_counts);
   if (expert_choices_TA != nullptr)

@@ -100,11 +100,15 @@ class Block {
   void backward_weight(Context& ctx, const Saved& saved, const Deferred& deferred,
                        const BlockParameters& gradients) const;
 
-  // Inference; x in place. expert_counts: += rows of each expert; expert_choices_TA: = the experts
-  // of each row; both may be null.
+  // Inference; x in place. next: what is read behind this block. expert_counts: += rows of each
+  // expert; expert_choices_TA: = the experts of each row; both may be null.
   void forward_cached(Context& ctx, std::span<const CachedSequence> sequences,
-                      const RowLayout& rows, const TensorView& x_TD, int64_t* expert_counts,
-                      int32_t* expert_choices_TA = nullptr) const;
+                      const RowLayout& rows, const TensorView& x_TD, const NextRead& next,
+                      int64_t* expert_counts, int32_t* expert_choices_TA = nullptr) const;
+  // What forward_cached reads first.
+  NextRead first_read() const {
+    return config_.has_latent_attention() ? NextRead{&attention_.first_weights()} : NextRead{};
+  }
 
   const Moe& moe() const { return moe_; }  // of an MoE layer
   // Whether a receive half would not wait.

@@ -46,11 +46,12 @@ ScaledView FeedForward::input(Context& ctx, const TensorView& z_TD) const {
 }
 
 void FeedForward::forward(Context& ctx, const TensorView& z_TD, const Saved& s,
-                          const TensorView& out_TD) const {
+                          const TensorView& out_TD, const NextRead& next) const {
   Scratch& scratch = ctx.scratch();
   Scratch::Mark mark(scratch);
   const int64_t T = z_TD.dim(0);
   const TensorView gate_up_TX = swiglu_.gate_up(ctx, s);
+  will_read(ctx, {&w_.w2_DF}, T);
   linear_.forward(ctx, w_.w1_XD, input(ctx, z_TD), gate_up_TX);
   const TensorView h_TF = s.h_TF.empty()
                               ? scratch.allocate(policy_.activations, Shape{T, width()}, "ffn.h_TF")
@@ -58,6 +59,7 @@ void FeedForward::forward(Context& ctx, const TensorView& z_TD, const Saved& s,
   swiglu_.forward(ctx, gate_up_TX, {}, s, h_TF);
   ScaledView h_codes;
   if (linear_.scaled()) h_codes = linear_.allocate_input(scratch, T, width(), "ffn.h_codes");
+  will_read(ctx, next, T);
   linear_.forward(ctx, w_.w2_DF, linear_.input(ctx, h_TF, h_codes), out_TD, /*accumulate=*/true);
 }
 

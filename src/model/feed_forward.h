@@ -99,9 +99,10 @@ class FeedForward {
     return swiglu_.allocate_deferred(arena, max_tokens, width());
   }
 
-  // out += ffn(z)
-  void forward(Context& ctx, const TensorView& z_TD, const Saved& saved,
-               const TensorView& out_TD) const;
+  // out += ffn(z). next: what is read behind this.
+  void forward(Context& ctx, const TensorView& z_TD, const Saved& saved, const TensorView& out_TD,
+               const NextRead& next = {}) const;
+  const LinearView& first_weights() const { return w_.w1_XD; }
   // dz = or += the input gradient; dout_TD is in the activation dtype.
   void backward_input(Context& ctx, const Saved& saved, const Deferred& deferred,
                       const TensorView& dout_TD, const TensorView& dz_TD, bool accumulate) const;

@@ -103,8 +103,11 @@ void forward_cached(Context& ctx, const Model& model, const CacheLayout& layout,
 
   int64_t* counts = outputs.expert_counts;
   int32_t* choices = outputs.expert_choices;
-  for (const Block& block : model.blocks()) {
+  for (size_t i = 0; i < model.blocks().size(); ++i) {
+    const Block& block = model.blocks()[i];
     block.forward_cached(ctx, tokens.layer(layout, sequences, block.layer_idx()), rows, x_TD,
+                         i + 1 < model.blocks().size() ? model.blocks()[i + 1].first_read()
+                                                       : NextRead{&model.parameters().head},
                          block.is_moe() ? counts : nullptr, block.is_moe() ? choices : nullptr);
     if (block.is_moe() && counts != nullptr) counts += config.n_routed_experts;
     if (block.is_moe() && choices != nullptr)
@@ -143,7 +146,7 @@ void forward_mtp_cached(Context& ctx, const Model& model, const CacheLayout& lay
     counts += moe_idx * model.config().n_routed_experts;
   }
   module.block().forward_cached(ctx, tokens.layer(layout, sequences, module.block().layer_idx()),
-                                tokens.rows(model), x_TD,
+                                tokens.rows(model), x_TD, {&model.parameters().head},
                                 module.block().is_moe() ? counts : nullptr);
   ctx.observe("block", module.block().layer_idx(), x_TD);
   if (!outputs.hidden_TD.empty()) cast(ctx, x_TD, outputs.hidden_TD);

@@ -1,6 +1,34 @@
 #include "model/linear.h"
 
 namespace fathom {
+namespace {
+
+// Beyond, a product takes longer than the reading of its weights.
+constexpr int64_t kFewRows = 8;
+
+}  // namespace
+
+void will_read(Context& ctx, const NextRead& next, int64_t num_rows) {
+  if (num_rows > kFewRows || next.w == nullptr || next.w->w.empty()) return;
+  const LinearView& w = *next.w;
+  const ExpertRows& experts = next.experts;
+  MemoryRange ranges[ThreadPool::kReadAheadRanges];
+  int64_t count = 0;
+  const auto add = [&](const TensorView& v) {
+    if (v.empty() || count == ThreadPool::kReadAheadRanges) return;
+    ranges[count++] = {v.data, v.shape.num_elements() * dtype_bytes(v.dtype)};
+  };
+  if (experts.offsets == nullptr) {
+    add(w.scales);
+    add(w.w);
+  }
+  for (int64_t e = 0; e < experts.num_experts; ++e) {
+    if (experts.offsets[e + 1] == experts.offsets[e]) continue;
+    if (!w.scales.empty()) add(w.scales.at(e));
+    add(w.w.at(e));
+  }
+  ctx.threads().read_ahead(ranges, count);
+}
 
 ScaledView LinearMath::input(Context& ctx, const TensorView& x, const ScaledView& codes) const {
   if (!scaled()) return plain_rows(x);

@@ -39,6 +39,15 @@ inline ScaledView first_rows(const ScaledView& v, int64_t n) {
   return rows;
 }
 
+// The weights of a product to come, perhaps none.
+struct NextRead {
+  const LinearView* w = nullptr;
+  ExpertRows experts;
+};
+// A hint, before a product, of the one behind it (ThreadPool::read_ahead). Nothing happens for so
+// many rows that reading the weights is not what takes the time.
+void will_read(Context& ctx, const NextRead& next, int64_t num_rows);
+
 class LinearMath {
  public:
   explicit LinearMath(const Policy& policy) : policy_(policy) {}

@@ -134,6 +134,7 @@ void Moe::route(Context& ctx, const TensorView& z_TD, const Saved& s, Half half)
     cast(ctx, z_TD, z_wide);
   }
   TensorView logits_TE = ctx.scratch().allocate(policy_.small, s.scores_TE.shape, "moe.logits_TE");
+  if (has_shared()) will_read(ctx, {&shared_.first_weights()}, z_TD.dim(0));
   gemm(ctx, {.layout = GemmLayout::kNt, .a = z_wide, .b = w_.router_ED, .c = logits_TE});
   router_forward(
       ctx,
@@ -180,29 +181,29 @@ void Moe::dispatch(Context& ctx, const TensorView& z_TD, const Saved& saved, Hal
 }
 
 void Moe::experts(Context& ctx, const TensorView& z_TD, const Saved& saved,
-                  const Deferred& deferred, const TensorView& out_TD) const {
+                  const Deferred& deferred, const TensorView& out_TD, const NextRead& next) const {
   const Saved s = arrived(saved);
   const Deferred d = arrived(saved, deferred);
-  {
-    Scratch& scratch = ctx.scratch();
-    Scratch::Mark mark(scratch);
-    const int64_t U = s.x_UD.codes.dim(0), F = config_.moe_intermediate_size;
-    const TensorView gate_up_UX = swiglu_.gate_up(ctx, s.swiglu);
-    const TensorView h_UF = s.swiglu.h_TF.empty()
-                                ? scratch.allocate(policy_.activations, Shape{U, F}, "moe.h_UF")
-                                : s.swiglu.h_TF;
-    if (source_ != nullptr) {
-      experts_from_source(ctx, s, gate_up_UX, h_UF, d.y_UD, z_TD.dim(0));
-    } else {
-      linear_.forward(ctx, w_.w1_EXD, s.x_UD, gate_up_UX, /*accumulate=*/false, expert_rows(s));
-      swiglu_.forward(ctx, gate_up_UX, s.row_scale_U, s.swiglu, h_UF);
-      ScaledView h_codes;
-      if (linear_.scaled()) h_codes = linear_.allocate_input(scratch, U, F, "moe.h_codes");
-      linear_.forward(ctx, w_.w2_EDF, linear_.input(ctx, h_UF, h_codes), d.y_UD,
-                      /*accumulate=*/false, expert_rows(s));
-    }
-  }
-  if (has_shared()) shared_.forward(ctx, z_TD, s.shared, out_TD);
+  const int64_t T = z_TD.dim(0);
+  const ExpertRows rows = expert_rows(s);
+  // The shared expert comes first: behind it the routed ones are known, and read ahead.
+  if (has_shared()) shared_.forward(ctx, z_TD, s.shared, out_TD, {&w_.w1_EXD, rows});
+  Scratch& scratch = ctx.scratch();
+  Scratch::Mark mark(scratch);
+  const int64_t U = s.x_UD.codes.dim(0), F = config_.moe_intermediate_size;
+  const TensorView gate_up_UX = swiglu_.gate_up(ctx, s.swiglu);
+  const TensorView h_UF = s.swiglu.h_TF.empty()
+                              ? scratch.allocate(policy_.activations, Shape{U, F}, "moe.h_UF")
+                              : s.swiglu.h_TF;
+  if (source_ != nullptr) return experts_from_source(ctx, s, gate_up_UX, h_UF, d.y_UD, T);
+  will_read(ctx, {&w_.w2_EDF, rows}, T);
+  linear_.forward(ctx, w_.w1_EXD, s.x_UD, gate_up_UX, /*accumulate=*/false, rows);
+  swiglu_.forward(ctx, gate_up_UX, s.row_scale_U, s.swiglu, h_UF);
+  ScaledView h_codes;
+  if (linear_.scaled()) h_codes = linear_.allocate_input(scratch, U, F, "moe.h_codes");
+  will_read(ctx, next, T);
+  linear_.forward(ctx, w_.w2_EDF, linear_.input(ctx, h_UF, h_codes), d.y_UD,
+                  /*accumulate=*/false, rows);
 }
 
 // Expert after expert, so that one of them need be in memory at a time.

@@ -81,8 +81,9 @@ class Moe {
   }
   void dispatch(Context& ctx, const TensorView& z_TD, const Saved& saved,
                 Half half = Half::kBoth) const;
+  // out += shared. next: what is read behind this.
   void experts(Context& ctx, const TensorView& z_TD, const Saved& saved, const Deferred& deferred,
-               const TensorView& out_TD) const;  // out += shared
+               const TensorView& out_TD, const NextRead& next = {}) const;
   void combine(Context& ctx, const Saved& saved, const Deferred& deferred, const TensorView& out_TD,
                Half half = Half::kBoth) const;  // out += routed
 
@@ -118,6 +119,7 @@ class Moe {
     layer_idx_ = layer_idx;
   }
   bool has_expert_source() const { return source_ != nullptr; }
+  LinearView router() const { return {.w = w_.router_ED}; }
   // Tells the source which experts these inputs would take, ahead of the layer's turn.
   void expect_experts(Context& ctx, const TensorView& z_TD) const;
 

@@ -19,6 +19,12 @@
 
 namespace fathom {
 
+// A piece of memory that somebody is going to read.
+struct MemoryRange {
+  const void* data = nullptr;
+  int64_t bytes = 0;
+};
+
 class ThreadPool {
  public:
   // `num_threads` counts the caller: 1 runs everything inline.
@@ -44,11 +50,19 @@ class ThreadPool {
         const_cast<void*>(static_cast<const void*>(&body)));
   }
 
+  // A hint: what the loop after the next one begins by reading. Workers that have nothing to do
+  // bring its first bytes into their caches, so that memory is not idle while the caller computes
+  // alone. It replaces what was said before; nothing is read but at the machine's leisure.
+  static constexpr int64_t kReadAheadBytes = 512 << 10;  // that a worker's second-level cache keeps
+  static constexpr int64_t kReadAheadRanges = 16;
+  void read_ahead(const MemoryRange* ranges, int64_t count);
+
  private:
   using Task = void (*)(void* context, int64_t index, int thread_idx);
   void run(int64_t count, Task task, void* context);
   void work(int thread_idx);
   int64_t run_claims(int thread_idx);
+  bool ask_for_some();
 
   std::vector<std::thread> workers_;
 
@@ -64,6 +78,16 @@ class ThreadPool {
   alignas(64) std::atomic<int64_t> num_done_{0};
   alignas(64) std::atomic<bool> failed_{false};
   std::atomic<int> caller_cpu_{-1};
+
+  // What to read ahead: where its ranges begin, and their bytes in chunks, each added to those
+  // before it. A worker that sees the chunks of two hints mixed asks for lines in vain, no more.
+  struct AheadRange {
+    std::atomic<const char*> begin{nullptr};
+    std::atomic<int64_t> end_chunk{0};
+  };
+  AheadRange ahead_[kReadAheadRanges];
+  alignas(64) std::atomic<int64_t> next_chunk_{0};
+  std::atomic<int64_t> num_chunks_{0};
 
   // For sleeping.
   std::mutex mutex_;

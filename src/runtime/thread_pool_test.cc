@@ -38,6 +38,28 @@ TEST(ThreadPool, ManyLoopsInARow) {
   EXPECT_EQ(sum.load(), 2001 * 6);
 }
 
+// A hint is no read: of memory that is not there, or gone by the time, nothing comes of it, nor
+// does it keep a worker from the next loop.
+TEST(ThreadPool, ReadAheadOfAnything) {
+  ThreadPool pool(3);
+  const std::vector<char> there(300'000);
+  const MemoryRange ranges[] = {{there.data(), 300'000},
+                                {nullptr, int64_t{1} << 40},
+                                {reinterpret_cast<const void*>(~uintptr_t{0xfff}), 1 << 20},
+                                {there.data(), 0}};
+  std::atomic<int64_t> sum = 0;
+  for (int loop = 0; loop < 2000; ++loop) {
+    pool.read_ahead(ranges + loop % 3, loop % 2 == 0 ? 1 : 2);
+    pool.parallel_for(4, [&](int64_t i, int) { sum.fetch_add(i); });
+    if (loop % 500 == 0) std::this_thread::sleep_for(std::chrono::microseconds(200));
+  }
+  const std::vector<MemoryRange> many(100, {there.data(), 1000});
+  pool.read_ahead(many.data(), 100);  // more than are kept
+  pool.read_ahead(nullptr, 0);
+  EXPECT_EQ(sum.load(), 2000 * 6);
+  ThreadPool(1).read_ahead(ranges, 4);
+}
+
 TEST(ThreadPool, OneThreadNumberIsNeverUsedTwiceAtOnce) {
   // Per-thread scratch relies on this.
   ThreadPool pool(4);

@@ -17,6 +17,9 @@ namespace fathom::cpu {
 namespace {
 
 constexpr int64_t kLine = 64;
+// How far ahead of what is read lines are asked for, into the second-level cache: the processor's
+// own prefetching stops at each end of 4 KiB.
+constexpr int64_t kAheadBytes = 4096;
 static_assert(kLanes == kPanelRows);
 
 // bf16 of integers 0..127 as bytes, for VPERMI2B; 0 has no exponent.
@@ -105,9 +108,11 @@ struct I4AsBf16 {
     const __m512i table = _mm512_load_si512(kCodebook.bf16);
     // VPERMW takes the index modulo 32, and the table repeats after 16.
     out[0] = _mm512_permutexvar_epi16(line, table);
-    out[1] = _mm512_permutexvar_epi16(_mm512_srli_epi16(line, 4), table);
-    out[2] = _mm512_permutexvar_epi16(_mm512_srli_epi16(line, 8), table);
-    out[3] = _mm512_permutexvar_epi16(_mm512_srli_epi16(line, 12), table);
+    // Multiplications shift by 4, 8 and 12: shifts would wait for the units of the lookups.
+    for (int i = 1; i < kVectors; ++i) {
+      const __m512i shifted = _mm512_srli_epi16(line, 4 * i);
+      out[i] = _mm512_permutexvar_epi16(shifted, table);
+    }
   }
 };
 
@@ -116,19 +121,21 @@ inline void add_word(__m512& sum, __m512i weights, const char* a) { add_pairs(su
 
 // One line of each panel, times the words of its columns.
 template <typename Format, int kRows, int kPanels, typename Sum>
-inline __attribute__((always_inline)) void add_line(const char* (&b)[kPanels], const char*& a,
+inline __attribute__((always_inline)) void add_line(const char* (&b)[kPanels],
+                                                    const int64_t (&ahead)[kPanels], const char*& a,
                                                     Sum (&sum)[kRows][kPanels]) {
   __m512i weights[kPanels][Format::kVectors];
-#pragma GCC unroll 2
+#pragma GCC unroll 4
   for (int p = 0; p < kPanels; ++p) {
     Format::decode(_mm512_loadu_si512(b[p]), weights[p]);
+    _mm_prefetch(b[p] + ahead[p], _MM_HINT_T1);
     b[p] += kLine;
   }
 #pragma GCC unroll 4
   for (int v = 0; v < Format::kVectors; ++v) {
 #pragma GCC unroll 12
     for (int m = 0; m < kRows; ++m) {
-#pragma GCC unroll 2
+#pragma GCC unroll 4
       for (int p = 0; p < kPanels; ++p) add_word(sum[m][p], weights[p][v], a + m * 4);
     }
     a += kRows * 4;
@@ -140,15 +147,14 @@ inline __m512 as_floats(__m512 sum) { return sum; }
 
 // One group of columns: totals (in memory, the registers hold the group's sums) += sums * scales.
 template <typename Format, int kRows, int kPanels>
-inline __attribute__((always_inline)) void add_group(const char* (&b)[kPanels], const char*& a,
-                                                     int64_t lines, const int32_t* corrections,
-                                                     const float* a_scales,
-                                                     const uint16_t* (&b_scales)[kPanels],
-                                                     float* total) {
+inline __attribute__((always_inline)) void add_group(
+    const char* (&b)[kPanels], const int64_t (&ahead)[kPanels], const char*& a, int64_t lines,
+    const int32_t* corrections, const float* a_scales, const uint16_t* (&b_scales)[kPanels],
+    float* total) {
   typename Format::Sum sum[kRows][kPanels];
 #pragma GCC unroll 12
   for (int m = 0; m < kRows; ++m) {
-#pragma GCC unroll 2
+#pragma GCC unroll 4
     for (int p = 0; p < kPanels; ++p) {
       if constexpr (Format::kIsInteger) {
         sum[m][p] = _mm512_set1_epi32(corrections[m]);
@@ -157,16 +163,16 @@ inline __attribute__((always_inline)) void add_group(const char* (&b)[kPanels], 
       }
     }
   }
-  for (int64_t line = 0; line < lines; ++line) add_line<Format>(b, a, sum);
+  for (int64_t line = 0; line < lines; ++line) add_line<Format>(b, ahead, a, sum);
   __m512 b_scale[kPanels];
-#pragma GCC unroll 2
+#pragma GCC unroll 4
   for (int p = 0; p < kPanels; ++p) {
     b_scale[p] = widen(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(b_scales[p])));
     b_scales[p] += kLanes;
   }
 #pragma GCC unroll 12
   for (int m = 0; m < kRows; ++m) {
-#pragma GCC unroll 2
+#pragma GCC unroll 4
     for (int p = 0; p < kPanels; ++p, total += kLanes) {
       __m512 scale = b_scale[p];
       if constexpr (Format::kIsInteger) scale = _mm512_mul_ps(_mm512_set1_ps(a_scales[m]), scale);
@@ -180,9 +186,14 @@ void tile(const PanelTile& t) {
   constexpr int64_t kGroupLines = Format::kGroup / Format::kLineColumns;
   const char* a = static_cast<const char*>(t.a);
   const char* b[kPanels];
+  int64_t ahead[kPanels], jump[kPanels];  // jump: within kAheadBytes of the end
   const uint16_t* b_scales[kPanels];
   for (int p = 0; p < kPanels; ++p) {
     b[p] = static_cast<const char*>(t.b) + p * t.panel_bytes;
+    const char* after =
+        t.b_after != nullptr ? static_cast<const char*>(t.b_after) + p * t.panel_bytes : b[p];
+    ahead[p] = kAheadBytes;
+    jump[p] = after - (b[p] + t.panel_bytes) + kAheadBytes;
     b_scales[p] = static_cast<const uint16_t*>(t.b_scales) + p * t.panel_scales;
   }
   alignas(64) float memory[kRows * kPanels * kLanes];
@@ -196,12 +207,17 @@ void tile(const PanelTile& t) {
     }
   }
   const int32_t* corrections = t.a_corrections;
+  const int64_t last_ahead = t.k - kAheadBytes / kLine * Format::kLineColumns;
   for (int64_t k = 0; k < t.k; k += Format::kGroup) {
     const float* a_scales = Format::kIsInteger ? t.a_scales + k / 128 * kRows : nullptr;
+    if (k >= last_ahead) {
+      for (int p = 0; p < kPanels; ++p) ahead[p] = jump[p];
+    }
     if (t.k - k >= Format::kGroup) {
-      add_group<Format, kRows, kPanels>(b, a, kGroupLines, corrections, a_scales, b_scales, total);
+      add_group<Format, kRows, kPanels>(b, ahead, a, kGroupLines, corrections, a_scales, b_scales,
+                                        total);
     } else {
-      add_group<Format, kRows, kPanels>(b, a, (t.k - k) / Format::kLineColumns, corrections,
+      add_group<Format, kRows, kPanels>(b, ahead, a, (t.k - k) / Format::kLineColumns, corrections,
                                         a_scales, b_scales, total);
     }
     if constexpr (Format::kIsInteger) corrections += kRows;
@@ -226,6 +242,8 @@ constexpr PanelFunction tile_of_rows(int64_t rows, std::integer_sequence<int, kR
 template <typename Format>
 void any_panel_tile(const PanelTile& t) {
   constexpr auto kRows = std::make_integer_sequence<int, kPanelTileRows>{};
+  constexpr auto kFewRows = std::make_integer_sequence<int, kPanelFewRows>{};
+  if (t.panels == kFewRowsPanels) return tile_of_rows<Format, kFewRowsPanels>(t.rows, kFewRows)(t);
   (t.panels == 2 ? tile_of_rows<Format, 2>(t.rows, kRows)
                  : tile_of_rows<Format, 1>(t.rows, kRows))(t);
 }

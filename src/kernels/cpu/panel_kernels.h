@@ -8,8 +8,10 @@ namespace fathom::cpu {
 
 // Rows of activations that one pass over panels takes, packed side by side.
 inline constexpr int64_t kPanelTileRows = 12;
-// Panels side by side: two streams of weights, each in order.
-inline constexpr int64_t kPanelTilePanels = 2;
+// Panels side by side, streams of weights each in order: two, or four for rows so few that the
+// chains of multiply-adds of two take longer than memory.
+inline constexpr int64_t kPanelTilePanels = 2, kFewRowsPanels = 4;
+inline constexpr int64_t kPanelFewRows = 3;
 
 struct PanelTile {
   // 4-byte words [k words][rows]: pairs of bf16, or 4 codes in the order of a panel's bytes.
@@ -18,12 +20,13 @@ struct PanelTile {
   // unsigned bytes, 128 too large) [slices][rows] and the scale [slices of 128][rows].
   const int32_t* a_corrections = nullptr;  // of each group that shares a weight's scale
   const float* a_scales = nullptr;
-  int64_t rows = 0, panels = 0;  // 1..kPanelTileRows, 1..kPanelTilePanels
+  int64_t rows = 0, panels = 0;  // 1..kPanelTileRows; 1, 2, or with few rows 4
   int64_t k = 0;
   const void* b = nullptr;  // the first panel's codes
   int64_t panel_bytes = 0;
   const void* b_scales = nullptr;  // bf16 [groups][16] of the first panel
   int64_t panel_scales = 0;        // elements from a panel's scales to the next one's
+  const void* b_after = nullptr;   // the panels that are read after these; nullptr: not known
   void* c = nullptr;
   int64_t ldc = 0;
   bool c_bf16 = false, add_c = false;

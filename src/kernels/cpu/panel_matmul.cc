@@ -60,7 +60,12 @@ class PanelMultiplier {
  private:
   int64_t words() const { return integers_ ? k_ / 4 : k_ / 2; }
   void pack(const PanelProductJob& job, int64_t tile) const;
-  void multiply(const PanelProductJob& job, int64_t item) const;
+  int64_t first_panel(const PanelProductJob& job, int64_t item) const {
+    return std::min(item * div_up(panels_, kPanelTilePanels) / job.items * kPanelTilePanels,
+                    panels_);
+  }
+  // b_after: what the thread probably reads next, nullptr for nothing.
+  void multiply(const PanelProductJob& job, int64_t item, const std::byte* b_after) const;
 
   Context& ctx_;
   const PanelKernels& kernels_;
@@ -114,7 +119,11 @@ void PanelMultiplier::run(PanelProductJob* jobs, int64_t num_jobs) {
   }
   ctx_.threads().parallel_for(num_items, [&](int64_t i, int) {
     const PanelProductJob& job = job_of(&PanelProductJob::first_item, i);
-    multiply(job, i - job.first_item);
+    const bool more = job.first_item + job.items > i + 1;
+    const PanelProductJob* next = more ? &job : &job + 1 < jobs + num_jobs ? &job + 1 : nullptr;
+    const std::byte* b_after =
+        next ? next->b + first_panel(*next, i + 1 - next->first_item) * panel_bytes_ : nullptr;
+    multiply(job, i - job.first_item, b_after);
   });
 }
 
@@ -136,12 +145,14 @@ void PanelMultiplier::pack(const PanelProductJob& job, int64_t tile) const {
   }
 }
 
-void PanelMultiplier::multiply(const PanelProductJob& job, int64_t item) const {
-  const int64_t pairs = div_up(panels_, kPanelTilePanels);
-  const int64_t begin = item * pairs / job.items * kPanelTilePanels;
-  const int64_t end = std::min((item + 1) * pairs / job.items * kPanelTilePanels, panels_);
+void PanelMultiplier::multiply(const PanelProductJob& job, int64_t item,
+                               const std::byte* b_after) const {
+  const int64_t begin = first_panel(job, item), end = first_panel(job, item + 1);
   const auto run_tile = (integers_ ? kernels_.of_i8 : kernels_.of_bf16)[format_];
-  for (int64_t panel = begin; panel < end; panel += kPanelTilePanels) {
+  const int64_t most = job.rows <= kPanelFewRows ? kFewRowsPanels : kPanelTilePanels;
+  for (int64_t panel = begin, panels = 0; panel < end; panel += panels) {
+    panels = std::min(most, end - panel);
+    if (panels == 3) panels = 2;
     for (int64_t tile = 0; tile < job.num_tiles(); ++tile) {
       const int64_t row = tile * kPanelTileRows;
       PanelTile t;
@@ -149,12 +160,13 @@ void PanelMultiplier::multiply(const PanelProductJob& job, int64_t item) const {
       t.a_corrections = integers_ ? job.corrections + row * groups_ : nullptr;
       t.a_scales = integers_ ? job.scales + row * div_up(k_, kScaleTile) : nullptr;
       t.rows = job.tile_rows(tile);
-      t.panels = std::min(kPanelTilePanels, end - panel);
+      t.panels = panels;
       t.k = k_;
       t.b = job.b + panel * panel_bytes_;
       t.panel_bytes = panel_bytes_;
       t.b_scales = job.b_scales + panel * groups_ * kPanelRows;
       t.panel_scales = groups_ * kPanelRows;
+      t.b_after = panel + panels < end ? job.b + (panel + panels) * panel_bytes_ : b_after;
       t.c = job.c + (row * ldc_ + panel * kPanelRows) * (c_bf16_ ? 2 : 4);
       t.ldc = ldc_;
       t.c_bf16 = c_bf16_;
