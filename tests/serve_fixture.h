@@ -259,13 +259,16 @@ class ServeTest : public testing::Test {
   }
   // What `fathom keys` prints.
   static Json keys(const std::string& db, const std::string& arguments) {
+    return program_json(fmt::format("keys {} --db '{}' --json", arguments, db));
+  }
+  static Json program_json(const std::string& arguments) {
     std::string out;
-    std::FILE* pipe = popen(fmt::format("'{}/fathom' keys {} --db '{}' --json 2>/dev/null",
-                                        FATHOM_BINARY_DIR, arguments, db).c_str(), "r");
+    std::FILE* pipe =
+        popen(fmt::format("'{}/fathom' {} 2>/dev/null", FATHOM_BINARY_DIR, arguments).c_str(), "r");
     char buffer[4096];
     for (size_t n; (n = fread(buffer, 1, sizeof buffer, pipe)) > 0;) out.append(buffer, n);
     EXPECT_EQ(pclose(pipe), 0) << arguments;
-    return parse_json(out, "keys");
+    return parse_json(out, "output");
   }
 
   static inline std::string folder_;

@@ -2,8 +2,8 @@
 // program, a tiny model, plain sockets. script/soak runs the same with larger numbers.
 #include <unistd.h>
 
-#include <array>
 #include <atomic>
+#include <deque>
 #include <filesystem>
 #include <map>
 #include <thread>
@@ -368,20 +368,58 @@ TEST_F(RobustnessTest, CrowdsAreServedOrToldToComeBack) {
   EXPECT_EQ(server->end(), 0);
 }
 
-// Of two streams and two whole replies one at most need not wait, whichever comes first.
+// One place, and a target that nobody who waits can reach: who comes to an idle server is served,
+// the others are told to come back, at once. A target that everyone reaches refuses nobody.
+TEST_F(RobustnessTest, TargetsOfLatencyAreKeptOrToldAbout) {
+  const auto crowd = [](const Server& server) {
+    std::atomic<int64_t> served{0}, busy{0};
+    std::vector<std::thread> clients;
+    for (int64_t i = 0; i < 20; ++i) {
+      clients.emplace_back([&] {
+        const Answer answer = server.post("/chat/completions", chat_body(400));
+        EXPECT_TRUE(answer.status == 200 || answer.status == 503) << answer.status;
+        if (answer.status == 503) {
+          EXPECT_TRUE(answer.has("Retry-After"));
+        }
+        ++(answer.status == 200 ? served : busy);
+      });
+    }
+    for (auto& client : clients) client.join();
+    return std::pair(served.load(), busy.load());
+  };
+  const auto strict =
+      start({"--no-auth", "--max-sequences", "1", "--target-first-token-ms", "0.5"});
+  const auto [served, busy] = crowd(*strict);
+  fmt::print(
+      "20 clients, one place, first tokens within half a millisecond: {} served, {} told busy\n",
+      served, busy);
+  EXPECT_GE(served, 1);
+  EXPECT_GE(busy, 1);
+  const Json status = wait_until_idle(*strict);
+  EXPECT_EQ(status["pages"]["free"], status["pages"]["total"]);
+  EXPECT_EQ(strict->end(), 0);
+  const auto lax =
+      start({"--no-auth", "--target-first-token-ms", "100000", "--target-token-ms", "100000"});
+  EXPECT_EQ(crowd(*lax), std::pair(int64_t{20}, int64_t{0}));
+  EXPECT_NE(lax->ask("GET", "/metrics").body.find("fathom_requests_running_limit{"),
+            std::string::npos);
+  EXPECT_EQ(lax->end(), 0);
+}
+
+// One at a time, eight at once: the last ones wait for all others, however fast the machine is.
 TEST_F(RobustnessTest, KeepsWaitingClientsAwake) {
   const auto server = start({"--no-auth", "--max-sequences", "1", "--keep-alive-seconds", "0.05"});
   Json body = chat_body(450);
-  std::array<Wire, 4> wires{Wire(server->port()), Wire(server->port()), Wire(server->port()),
-                            Wire(server->port())};
+  std::deque<Wire> wires;
+  for (int i = 0; i < 8; ++i) wires.emplace_back(server->port());
   int awake_streams = 0, awake_replies = 0;
   for (size_t i = 0; i < wires.size(); ++i) {
-    body["stream"] = i < 2;
+    body["stream"] = i % 2 == 0;
     wires[i].send(Server::message("POST", "/chat/completions", body.dump()));
   }
   for (size_t i = 0; i < wires.size(); ++i) {
     const Answer answer = wires[i].read_answer();
-    if (i < 2) {
+    if (i % 2 == 0) {
       EXPECT_TRUE(answer.is_done());
       awake_streams += answer.body.find(": keep-alive\n\n") != std::string::npos ? 1 : 0;
     } else {

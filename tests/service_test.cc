@@ -111,6 +111,97 @@ TEST_F(ServeTest, ScoresAsHarnessesAsk) {
   EXPECT_EQ(server_->post("/detokenize", {{"tokens", tokens}}).json()["prompt"], "the lazy dog");
 }
 
+// The same texts by `fathom eval`, which runs the model over whole windows, without engine, cache
+// or server.
+TEST_F(ServeTest, ScoresAreThoseOfEval) {
+  const std::vector<std::string> texts = {"the quick brown fox jumps over the lazy dog",
+                                          "数学 和 编程", "the server answers the client again"};
+  std::string lines;
+  double sum = 0;
+  int64_t num_tokens = 0;
+  for (const std::string& text : texts) {
+    lines += Json{{"text", text}}.dump() + "\n";
+    const Json tokens = server_->post("/tokenize", {{"prompt", text}}).json()["tokens"];
+    const Json reply = server_
+                           ->post("/v1/completions", {{"model", "tiny"},
+                                                      {"prompt", {tokens}},
+                                                      {"max_tokens", 1},
+                                                      {"logprobs", 1},
+                                                      {"echo", true},
+                                                      {"temperature", 0},
+                                                      {"seed", 1234}})
+                           .json();
+    // What a harness reads: all of the context behind the first token, without the one that was
+    // generated.
+    const Json& scores = reply["choices"][0]["logprobs"]["token_logprobs"];
+    ASSERT_EQ(scores.size(), tokens.size() + 1);
+    for (size_t i = 1; i + 1 < scores.size(); ++i) {
+      sum += scores[i].get<double>();
+      ++num_tokens;
+      // The token that a greedy choice would take has the largest of the top scores.
+      const Json& top = reply["choices"][0]["logprobs"]["top_logprobs"][i];
+      double best = -1e9;
+      for (const auto& [token, score] : top.items()) best = std::max(best, score.get<double>());
+      EXPECT_GE(best, scores[i].get<double>());
+    }
+  }
+  write_file_atomically(local_file_system(), path("texts.jsonl"), lines);
+  const Json eval = program_json(fmt::format(
+      "eval perplexity --model '{}' --data '{}' --precision fp32 --threads 1 --json --quiet",
+      path("tiny"), path("texts.jsonl")));
+  ASSERT_EQ(eval["tokens"], num_tokens);
+  // Scores are printed with six digits behind the point: half of the last for each token, and what
+  // fp32 logits of size 10 lose.
+  EXPECT_NEAR(-sum, eval["loss"].get<double>() * static_cast<double>(num_tokens),
+              1e-5 * static_cast<double>(num_tokens));
+  EXPECT_GT(-sum / static_cast<double>(num_tokens), 1)
+      << "a random model: the sums are of something";
+}
+
+// DeepSeek's context caching: pages of 64 tokens from the beginning, told in the usage, each key
+// its own.
+TEST_F(ServeTest, PrefixesAreFoundAgainByTheirOwnKeyOnly) {
+  const std::string db = path("prefixes.db");
+  const std::string one = keys(db, "create --name one --balance 100")["key"];
+  const std::string other = keys(db, "create --name other --balance 100")["key"];
+  const auto server = start({"--db", db});
+  const auto hits = [&](const std::string& key, int64_t num_tokens) {
+    Json prompt = Json::array();
+    for (int64_t i = 0; i < num_tokens; ++i) prompt.push_back(20 + i * 7 % 200);
+    const Json usage = server
+                           ->post("/v1/completions",
+                                  {{"model", "tiny"}, {"prompt", prompt}, {"max_tokens", 2}}, key)
+                           .json()["usage"];
+    const int64_t hit = usage["prompt_cache_hit_tokens"], miss = usage["prompt_cache_miss_tokens"];
+    EXPECT_EQ(hit + miss, num_tokens);
+    EXPECT_EQ(usage["prompt_tokens"], num_tokens);
+    EXPECT_EQ(usage["prompt_tokens_details"]["cached_tokens"], hit);
+    return hit;
+  };
+  EXPECT_EQ(hits(one, 640), 0);
+  // All whole pages but that of the last token, which must be computed to go on.
+  EXPECT_EQ(hits(one, 640), 576);
+  EXPECT_EQ(hits(one, 641), 576) << "the tenth page is complete for the first time";
+  EXPECT_EQ(hits(one, 641), 640);
+  EXPECT_EQ(hits(one, 63), 0) << "less than a page";
+  EXPECT_EQ(hits(other, 640), 0) << "someone else's";
+  EXPECT_EQ(hits(other, 640), 576);
+  EXPECT_EQ(server->end(), 0);
+}
+
+TEST_F(ServeTest, PriceCardsAndTheirCurrency) {
+  const auto server =
+      start({"--no-auth", "--price-card", "tiny=r1", "--currency", "CNY", "--price-output", "20"});
+  const Json price = ask_for(*server, "/models/tiny")["x_fathom"]["price"];
+  EXPECT_EQ(
+      price,
+      parse_json(
+          R"({"currency":"CNY","hit_micro":1000000,"miss_micro":4000000,"output_micro":20000000})",
+          "price"));
+  EXPECT_EQ(ask_for(*server, "/api/me")["currency"], "CNY");
+  EXPECT_EQ(server->end(), 0);
+}
+
 TEST_F(ServeTest, FillsInTheMiddle) {
   const Answer answer = server_->post(
       "/beta/completions", {{"model", "deepseek-chat"}, {"prompt", "the quick"},
@@ -265,7 +356,8 @@ TEST_F(ServeTest, BadRequestsNameTheField) {
   refused(R"({"messages":[{"role":"king","content":"x"}]})", "messages[0].role");
   refused(R"({"messages":[{"role":"user","content":7}]})", "messages[0].content");
   refused(R"({"temprature":1})", "temprature");
-  refused(R"({"model":"gpt-9"})", "model", 404);
+  refused(R"({"model":"gpt-9"})", "model");
+  EXPECT_EQ(server_->ask("GET", "/models/gpt-9").status, 404);
   refused(R"({"stop":["a","b","c","d","e","f","g","h","i","j","k","l","m","n","o","p","q"]})", "stop");
   refused(R"({"top_logprobs":3})", "top_logprobs");
   refused(R"({"logit_bias":{"99999":1}})", "logit_bias");
@@ -286,9 +378,69 @@ TEST_F(ServeTest, BadRequestsNameTheField) {
   EXPECT_EQ(server_->ask("GET", "/nothing").status, 404);
   EXPECT_EQ(server_->post("/chat/completions", chat_body()).status, 200) << "it lives";
 }
+
+// Names of metrics are a contract: boards and alerts ask for them. One that is renamed or lost
+// fails here; one that is new is added to the list.
 TEST_F(ServeTest, MetricsHaveBothNames) {
   server_->post("/chat/completions", chat_body());
   const std::string text = server_->ask("GET", "/metrics").body;
+  std::set<std::string> names;
+  for (size_t at = 0; (at = text.find("# TYPE ", at)) != std::string::npos;) {
+    at += 7;
+    EXPECT_TRUE(names.insert(text.substr(at, text.find('\n', at) - at)).second) << "twice";
+  }
+  EXPECT_EQ(names,
+            (std::set<std::string>{"fathom_cache_usage_ratio gauge",
+                                   "fathom_cancel_steps_max gauge",
+                                   "fathom_e2e_request_latency_seconds histogram",
+                                   "fathom_engine_heartbeat_seconds gauge",
+                                   "fathom_engine_steps_total counter",
+                                   "fathom_expert_load_entropy gauge",
+                                   "fathom_expert_max_violation gauge",
+                                   "fathom_generation_tokens_total counter",
+                                   "fathom_http_connections gauge",
+                                   "fathom_http_refused_total counter",
+                                   "fathom_http_replies_total counter",
+                                   "fathom_http_requests_total counter",
+                                   "fathom_inter_token_latency_seconds histogram",
+                                   "fathom_preemptions_total counter",
+                                   "fathom_prefix_cache_hits_total counter",
+                                   "fathom_prefix_cache_queries_total counter",
+                                   "fathom_prompt_tokens_total counter",
+                                   "fathom_request_generation_tokens histogram",
+                                   "fathom_request_prompt_tokens histogram",
+                                   "fathom_request_queue_time_seconds histogram",
+                                   "fathom_request_time_per_output_token_seconds histogram",
+                                   "fathom_requests_finished_total counter",
+                                   "fathom_requests_running gauge",
+                                   "fathom_requests_running_limit gauge",
+                                   "fathom_requests_waiting gauge",
+                                   "fathom_spec_decode_accepted_tokens_per_pos_total counter",
+                                   "fathom_spec_decode_accepted_tokens_total counter",
+                                   "fathom_spec_decode_draft_tokens_total counter",
+                                   "fathom_spec_decode_drafts_total counter",
+                                   "fathom_time_to_first_token_seconds histogram",
+                                   "fathom_up gauge",
+                                   "vllm:e2e_request_latency_seconds histogram",
+                                   "vllm:generation_tokens_total counter",
+                                   "vllm:inter_token_latency_seconds histogram",
+                                   "vllm:kv_cache_usage_perc gauge",
+                                   "vllm:num_preemptions_total counter",
+                                   "vllm:num_requests_running gauge",
+                                   "vllm:num_requests_waiting gauge",
+                                   "vllm:prefix_cache_hits_total counter",
+                                   "vllm:prefix_cache_queries_total counter",
+                                   "vllm:prompt_tokens_total counter",
+                                   "vllm:request_generation_tokens histogram",
+                                   "vllm:request_prompt_tokens histogram",
+                                   "vllm:request_queue_time_seconds histogram",
+                                   "vllm:request_success_total counter",
+                                   "vllm:request_time_per_output_token_seconds histogram",
+                                   "vllm:spec_decode_num_accepted_tokens_per_pos_total counter",
+                                   "vllm:spec_decode_num_accepted_tokens_total counter",
+                                   "vllm:spec_decode_num_draft_tokens_total counter",
+                                   "vllm:spec_decode_num_drafts_total counter",
+                                   "vllm:time_to_first_token_seconds histogram"}));
   for (const char* name :
        {"requests_running", "vllm:num_requests_running", "vllm:num_requests_waiting",
         "vllm:kv_cache_usage_perc", "vllm:prefix_cache_queries_total",

@@ -3,10 +3,14 @@
     python3 tools/load_clients.py URL streams COUNT TOKENS [PAUSE]  COUNT streams at once; every one must end whole. With a
                                                                pause (seconds) each is read only now and then, so that the
                                                                clients take little of the processors
-    python3 tools/load_clients.py URL first-byte COUNT         one after the other: time to the first byte of a stream
+    python3 tools/load_clients.py URL first-byte COUNT         one after the other: time to the first byte of a stream, and
+                                                               that of the very first apart
+    python3 tools/load_clients.py URL load RATE SECONDS TOKENS FIRST_MS TOKEN_MS
+                                                               streams that arrive by chance, RATE a second: waiting times of
+                                                               those served, and goodput: how many a second kept both targets
     python3 tools/load_clients.py URL soak MINUTES CLIENTS PID clients come and go; watches memory, descriptors, threads
 
-FATHOM_API_KEY, if set, is the key of all of them. Exits 1 when a stream was lost or broken.
+FATHOM_API_KEY, if set, is the key of all of them. Exits 1 when a stream was lost or broken, or when a soak's server grew.
 """
 
 import asyncio
@@ -91,9 +95,33 @@ async def first_byte(host, port, count):
         if not run.done:
             return False
         times.append(1e3 * run.first)
-    print(f"first byte at idle, {count} requests: {percentile(times, 0.5):.1f} ms median, {percentile(times, 0.99):.1f} ms of "
-          f"a hundred the slowest, {max(times):.1f} ms worst")
+    print(f"first byte at idle, {count} requests: {percentile(times, 0.5):.1f} ms p50, {percentile(times, 0.99):.1f} ms p99, "
+          f"{max(times):.1f} ms worst; the first of all {times[0]:.1f} ms")
     return True
+
+
+async def load(host, port, rate, seconds, tokens, first_ms, token_ms):
+    """Arrivals do not wait for earlier replies: a server that cannot keep up must say so."""
+    draw = random.Random(1)
+    runs, waiting, begin, at = [], [], time.monotonic(), 0.0
+    while (at := at + draw.expovariate(rate)) < seconds:
+        await asyncio.sleep(max(0, begin + at - time.monotonic()))
+        runs.append(Stream())
+        waiting.append(asyncio.create_task(runs[-1].run(host, port, body_of(tokens, f"Hello {len(runs)}", temperature=0))))
+    await asyncio.gather(*waiting)
+    seconds = time.monotonic() - begin
+    served = [run for run in runs if run.status == 200 and run.done]
+    refused = sum(run.status in (429, 503) for run in runs)
+    firsts = [1e3 * run.first for run in served]
+    paces = [1e3 * (run.last - run.first) / max(1, run.tokens - 1) for run in served]
+    good = sum(first <= first_ms and pace <= token_ms for first, pace in zip(firsts, paces))
+    print(f"{len(runs)} arrivals, {rate:g} a second, {tokens} tokens each: {len(served)} served, {refused} told to come back, "
+          f"{len(runs) - len(served) - refused} lost")
+    for name, values in (("first token", firsts), ("time per output token", paces)):
+        print(f"  {name}: {percentile(values or [0], 0.5):.1f} ms p50, {percentile(values or [0], 0.99):.1f} ms p99")
+    print(f"  goodput (first token within {first_ms:g} ms, {token_ms:g} ms a token): {good / seconds:.2f} requests/s, "
+          f"{100 * good / max(1, len(served)):.1f} % of those served; {sum(run.tokens for run in served) / seconds:.0f} tokens/s in all")
+    return len(served) + refused == len(runs)
 
 
 def figures(pid):
@@ -128,23 +156,39 @@ async def soak(host, port, minutes, clients, pid):
     async def watch():
         while time.monotonic() < end:
             rows.append((time.monotonic(), figures(pid)))
-            await asyncio.sleep(min(30, 60 * minutes / 10))
+            if len(rows) % 2 == 1:
+                show(*rows[-1])
+            await asyncio.sleep(min(30, 60 * minutes / 40))
 
+    def show(at, row):
+        print(f"  {(at - rows[0][0]) / 60:5.1f} min: {row['rss_mb']:.1f} MB, {row['descriptors']} descriptors, "
+              f"{row['threads']} threads, {ended} ended", flush=True)
+
+    before = figures(pid)
     await asyncio.gather(watch(), *(client(i) for i in range(clients)))
     await asyncio.sleep(2)
     after = figures(pid)
-    print(f"soak of {minutes} min, {clients} clients: {ended} ended whole, {left} left, {refused} told to come back, {lost} lost")
-    step = max(1, len(rows) // 10)
-    for at, row in rows[::step] + [(time.monotonic(), after)]:
-        print(f"  {(at - rows[0][0]) / 60:5.1f} min: {row['rss_mb']:.1f} MB, {row['descriptors']} descriptors, {row['threads']} threads")
-    return lost == 0
+    show(time.monotonic(), after)
+    # The first quarter fills what is bounded (pages of the cache, buffers, the database's page cache); from there on memory is flat.
+    quarter = len(rows) // 4
+    early, late = ([row["rss_mb"] for _, row in part] for part in (rows[quarter:2 * quarter], rows[-quarter:]))
+    growth = sum(late) / len(late) - sum(early) / len(early)
+    threads = {row["threads"] for _, row in rows}
+    print(f"soak of {minutes} min, {clients} clients: {ended} ended whole, {left} left, {refused} told to come back, {lost} lost; "
+          f"memory of the last quarter less that of the second {growth:+.2f} MB; {before['descriptors']} descriptors before, "
+          f"{after['descriptors']} after; threads {sorted(threads)}")
+    flat = growth < 0.02 * sum(early) / len(early) and after["descriptors"] <= before["descriptors"] + 1 and len(threads) == 1
+    if not flat:
+        print("the server grew")
+    return lost == 0 and flat
 
 
 def main():
     where = urllib.parse.urlsplit(sys.argv[1])
     kind, numbers = sys.argv[2], [float(text) if "." in text else int(text) for text in sys.argv[3:]]
-    work = {"streams": streams, "first-byte": first_byte, "soak": soak}[kind]
+    work = {"streams": streams, "first-byte": first_byte, "load": load, "soak": soak}[kind]
     sys.exit(0 if asyncio.run(work(where.hostname, where.port, *numbers)) else 1)
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "cli/verbs.h"
+#include "core/file.h"
 #include "core/json.h"
 #include "serve/accounts.h"
 #include "serve/api_error.h"
@@ -41,9 +42,12 @@ Json row_json(const serve::KeyRow& row) {
           {"spent_micro", row.spent_pico / serve::kPicoPerMicro}};
 }
 
-// The service's refusals are this program's errors.
+// The service's refusals are this program's errors. A mistyped name is not the name of a new file.
 template <typename Work>
-int with_accounts(const Options& options, Work work) {
+int with_accounts(const Options& options, Work work, bool may_create = false) {
+  if (!may_create && !local_file_system().info(options.database).exists)
+    throw_bad_input({options.database, "", "no file", "a service's database",
+                     "`fathom keys create` and `fathom serve` make one"});
   try {
     serve::Accounts accounts(options.database, /*is_server=*/false);
     work(accounts);
@@ -54,25 +58,28 @@ int with_accounts(const Options& options, Work work) {
 }
 
 int create(const Options& options) {
-  return with_accounts(options, [&](serve::Accounts& accounts) {
-    std::string id;
-    const std::string key =
-        accounts.create_key({.name = options.name,
-                             .is_admin = options.admin,
-                             .balance_micro = micro(options.balance),
-                             .limits = {.requests_per_minute = options.requests_per_minute,
-                                        .concurrency = options.concurrency,
-                                        .spend_micro = micro(options.spend)}},
-                            &id);
-    if (options.json) {
-      Json json{{"key", key}};
-      json.update(row_json(accounts.key(id)));
-      fmt::print("{}\n", json.dump());
-    } else {
-      fmt::print(stderr, "{}: shown this once, and stored nowhere\n", id);
-      fmt::print("{}\n", key);
-    }
-  });
+  return with_accounts(
+      options,
+      [&](serve::Accounts& accounts) {
+        std::string id;
+        const std::string key =
+            accounts.create_key({.name = options.name,
+                                 .is_admin = options.admin,
+                                 .balance_micro = micro(options.balance),
+                                 .limits = {.requests_per_minute = options.requests_per_minute,
+                                            .concurrency = options.concurrency,
+                                            .spend_micro = micro(options.spend)}},
+                                &id);
+        if (options.json) {
+          Json json{{"key", key}};
+          json.update(row_json(accounts.key(id)));
+          fmt::print("{}\n", json.dump());
+        } else {
+          fmt::print(stderr, "{}: shown this once, and stored nowhere\n", id);
+          fmt::print("{}\n", key);
+        }
+      },
+      /*may_create=*/true);
 }
 
 int list(const Options& options) {
@@ -118,10 +125,11 @@ Verb keys_create_verb() {
   return verb("keys create", "a new key, shown once", create, [](CommandLine& line, Options& o) {
     line.add("--name", o.name, "whose it is").required();
     line.add("--admin", o.admin, "may use the console");
-    line.add("--balance", o.balance, "USD to spend; none given: unlimited").at_least(0);
+    line.add("--balance", o.balance, "to spend, in the service's currency; none given: unlimited")
+        .at_least(0);
     line.add("--requests-per-minute", o.requests_per_minute, "limit").at_least(1);
     line.add("--concurrency", o.concurrency, "requests running at once").at_least(1);
-    line.add("--spend", o.spend, "USD that may be spent in all").at_least(0);
+    line.add("--spend", o.spend, "that may be spent in all").at_least(0);
     line.add_json(o.json);
   });
 }
@@ -151,7 +159,7 @@ Verb keys_top_up_verb() {
       },
       [](CommandLine& line, Options& o) {
         declare_id(line, o);
-        line.add("--amount", o.amount, "USD").required();
+        line.add("--amount", o.amount, "in the service's currency").required();
       });
 }
 

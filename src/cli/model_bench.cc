@@ -97,7 +97,9 @@ void ModelBenchArguments::declare(CommandLine& line) {
   line.add("--speculate", speculate, "draft with the MTP module").one_of({"on", "off"});
   line.add("--draft", draft, "draft exactly so many tokens; 0: as many as pay")
       .between(0, static_cast<double>(DraftDepth::kMaxDepth));
-  line.add("--tokens", tokens, "JSON file of token ids to decode behind, instead of random ones");
+  line.add("--tokens", tokens,
+           "JSON file of token ids to decode behind, instead of random ones; with --requests: the "
+           "prompts, in turns");
   line.add("--requests", requests, "requests that arrive one by one: waiting times instead")
       .at_least(0);
   line.add("--rate", rate, "of their arrival, a second; 0: all at once").at_least(0);

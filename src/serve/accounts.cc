@@ -112,10 +112,16 @@ void Accounts::create_tables() {
   constexpr int64_t kVersion = 1;
   const int64_t found = version.integer(0);
   version.reset();
-  if (found == kVersion) return;
+  if (found == kVersion) return db_.write_ahead();
   if (found != 0)
     throw_bad_input({db_.path(), "user_version", fmt::format("{}", found),
                      fmt::format("{}", kVersion), "written by another version of the program"});
+  Statement others = db_.prepare("SELECT name FROM sqlite_master LIMIT 1");
+  if (others.step())
+    throw_bad_input({db_.path(), "", fmt::format("a database with a table {}", others.text(0)),
+                     "one of this service, or no file yet", "another program's file?"});
+  others.reset();
+  db_.write_ahead();
   Transaction transaction(db_);
   db_.execute(R"sql(
     CREATE TABLE keys(

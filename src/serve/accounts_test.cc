@@ -13,6 +13,7 @@
 #include "core/file.h"
 #include "core/random.h"
 #include "serve/api_error.h"
+#include "serve/price_cards.h"
 
 namespace fathom::serve {
 namespace {
@@ -227,6 +228,24 @@ TEST_F(AccountsTest, LimitsHold) {
   EXPECT_EQ(status_of([&] { accounts.top_up("k_nobody", 5); }), 404);
 }
 
+TEST_F(AccountsTest, FilesOfOthersAreLeftAlone) {
+  const std::string text_file = folder_ + "/text.db", other_file = folder_ + "/other.db";
+  write_file_atomically(local_file_system(), text_file,
+                        "a text that is long enough to be looked at");
+  Database(other_file).execute("CREATE TABLE songs(name TEXT)");
+  const std::string before = local_file_system().read_all(other_file);
+  for (const std::string& path : {text_file, other_file}) {
+    try {
+      Accounts accounts(path, /*is_server=*/true);
+      ADD_FAILURE() << path << " was taken";
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::kBadInput);
+      EXPECT_NE(std::string(error.what()).find(path), std::string::npos) << error.what();
+    }
+  }
+  EXPECT_EQ(local_file_system().read_all(other_file), before) << "not a byte of it was changed";
+}
+
 TEST_F(AccountsTest, TwoServersDoNotShareABalance) {
   Accounts first(file_, true);
   EXPECT_THROW(Accounts(file_, true), Error);
@@ -258,6 +277,30 @@ TEST_F(AccountsTest, ALedgerInMemoryIsBounded) {
       EXPECT_EQ(accounts.ledger("", 1)[0].use.miss, 1) << "the newest stay";
     }
   }
+}
+
+// A million tokens at the published cards, to the last digit.
+TEST(PriceCard, PublishedCardsChargeWhatTheySay) {
+  const auto yuan = [](std::string_view card, const TokenUse& use) {
+    return charge_pico(use, price_card(card, "CNY")) / kPicoPerMicro;
+  };
+  EXPECT_EQ(yuan("v3", {.miss = 1'000'000}), 2'000'000) << "2.000000 yuan";
+  EXPECT_EQ(yuan("v3", {.hit = 1'000'000}), 500'000);
+  EXPECT_EQ(yuan("v3", {.output = 1'000'000}), 8'000'000);
+  // The prices that are often quoted for V3 are R1's.
+  EXPECT_EQ(yuan("r1", {.hit = 1'000'000}), 1'000'000);
+  EXPECT_EQ(yuan("r1", {.miss = 1'000'000}), 4'000'000);
+  EXPECT_EQ(yuan("r1", {.output = 1'000'000}), 16'000'000);
+  EXPECT_EQ(charge_pico({.hit = 1, .miss = 1, .output = 1}, price_card("r1", "USD")),
+            140'000 + 550'000 + 2'190'000);
+  EXPECT_EQ(charge_pico({.output = 1}, PriceCard{}),
+            charge_pico({.output = 1}, price_card("v3", "USD")))
+      << "what holds where nothing is said";
+  EXPECT_THROW(price_card("v4", "CNY"), Error);
+  EXPECT_THROW(price_card("v3", "EUR"), Error);
+  EXPECT_EQ(card_of({}, "a"), "v3");
+  EXPECT_EQ(card_of({"v3.1", "a=r1"}, "a"), "r1");
+  EXPECT_EQ(card_of({"v3.1", "a=r1"}, "b"), "v3.1");
 }
 
 TEST(PriceCard, OffPeakGoesOverMidnight) {

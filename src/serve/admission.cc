@@ -1,6 +1,7 @@
 #include "serve/admission.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "serve/api_error.h"
 
@@ -49,6 +50,10 @@ void Admission::finished(const std::string& key, int64_t num_sequences, int64_t 
     }
   }
   start_next();
+}
+
+void Admission::set_max_running(int64_t places) {
+  if (std::exchange(max_running_, places) < places) start_next();
 }
 
 void Admission::start_next() {

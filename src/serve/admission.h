@@ -31,6 +31,10 @@ class Admission {
   // Of one that was started.
   void finished(const std::string& key, int64_t num_sequences, int64_t output_tokens);
 
+  // More or fewer places from now on; what runs stays.
+  void set_max_running(int64_t places);
+
+  int64_t max_running() const { return max_running_; }
   int64_t num_waiting() const { return num_waiting_; }
   int64_t num_running() const { return num_running_; }
 
@@ -46,7 +50,8 @@ class Admission {
   };
   void start_next();
 
-  const int64_t max_running_, max_waiting_;
+  int64_t max_running_;
+  const int64_t max_waiting_;
   std::unordered_map<std::string, Line> lines_;  // of keys with something waiting or running
   int64_t next_id_ = 1, num_waiting_ = 0, num_running_ = 0;
   double floor_ = 0;  // what the least served active key had when it was last served

@@ -100,17 +100,17 @@ void Service::me(const HttpRequest&, const Caller& caller,
                  const std::shared_ptr<HttpReply>& reply) {
   const KeyRow row = core_.accounts().key(caller.key_id);
   send(reply,
-       HttpResponse::json(
-           Json{{"auth", core_.config().needs_keys ? "key" : "none"},
-                {"key",
-                 {{"id", row.id},
-                  {"name", row.name},
-                  {"prefix", row.prefix},
-                  {"role", row.is_admin ? "admin" : "user"}}},
-                {"balance_micro", row.balance_pico ? Json(*row.balance_pico / kPicoPerMicro) : Json()},
-                {"currency", "USD"},
-                {"version", core_.config().version}}
-               .dump()));
+       HttpResponse::json(Json{
+           {"auth", core_.config().needs_keys ? "key" : "none"},
+           {"key",
+            {{"id", row.id},
+             {"name", row.name},
+             {"prefix", row.prefix},
+             {"role", row.is_admin ? "admin" : "user"}}},
+           {"balance_micro", row.balance_pico ? Json(*row.balance_pico / kPicoPerMicro) : Json()},
+           {"currency", core_.config().currency},
+           {"version", core_.config().version}}
+                              .dump()));
 }
 
 void Service::balance(const HttpRequest&, const Caller& caller,
@@ -121,7 +121,7 @@ void Service::balance(const HttpRequest&, const Caller& caller,
     // Rounded down to cents: what is there can be spent.
     const int64_t cents = std::max<int64_t>(0, *row.balance_pico) / (kPicoPerMicro * 10'000);
     const std::string amount = fmt::format("{}.{:02}", cents / 100, cents % 100);
-    infos.push_back({{"currency", "USD"},
+    infos.push_back({{"currency", core_.config().currency},
                      {"total_balance", amount},
                      {"granted_balance", "0.00"},
                      {"topped_up_balance", amount}});

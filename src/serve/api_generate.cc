@@ -34,7 +34,8 @@ Served& Service::model_named(const std::string& name) {
   if (served != nullptr) return *served;
   std::string known;
   for (const auto& model : core_.models()) known += fmt::format(", {}", model->host->name());
-  ApiError error(404, "model_not_found",
+  // DeepSeek's status; OpenAI's would be 404.
+  ApiError error(400, "model_not_found",
                  fmt::format("model: found {}, expected deepseek-chat, deepseek-reasoner{}",
                              json_string(name.substr(0, 80)), known),
                  "model");

@@ -100,6 +100,9 @@ HttpResponse Service::metrics() const {
         "Requests that wait for the engine", [](const Row& r) {
           return r.stats.num_waiting + r.served->admission->num_waiting();
         });
+  value({"fathom_requests_running_limit"}, "gauge",
+        "Sequences that may run now: --max-sequences, or fewer where targets of latency ask for it",
+        [](const Row& r) { return r.served->admission->max_running(); });
   value({"fathom_cache_usage_ratio", "vllm:kv_cache_usage_perc"}, "gauge",
         "Share of the cache's pages in use, cached prompts included", [](const Row& r) {
           return ratio(r.stats.num_pages - r.stats.num_free_pages, r.stats.num_pages);

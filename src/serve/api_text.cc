@@ -11,7 +11,7 @@ namespace fathom::serve {
 
 void Service::models(const HttpRequest& http, const Caller&,
                      const std::shared_ptr<HttpReply>& reply) {
-  const auto entry = [](const std::string& id, const ModelHost& host) {
+  const auto entry = [this](const std::string& id, const ModelHost& host) {
     const PriceCard& price = host.price();
     return Json{{"id", id},
                 {"object", "model"},
@@ -25,7 +25,8 @@ void Service::models(const HttpRequest& http, const Caller&,
                   {"vocab_size", host.tokenizer().vocab_size()},
                   {"routes", !moe_layers(host.config()).empty()},
                   {"price",
-                   {{"hit_micro", price.hit_micro},
+                   {{"currency", core_.config().currency},
+                    {"hit_micro", price.hit_micro},
                     {"miss_micro", price.miss_micro},
                     {"output_micro", price.output_micro}}}}}};
   };

@@ -1,7 +1,7 @@
 #include "serve/core.h"
 
-
 #include "core/error.h"
+#include "runtime/thread_stacks.h"
 #include "serve/generation.h"
 
 namespace fathom::serve {
@@ -33,6 +33,7 @@ bool Core::prepare(std::function<void()> work, bool may_refuse) {
 }
 
 void Core::work() {
+  name_thread("worker");
   for (;;) {
     std::function<void()> next;
     {
@@ -61,7 +62,9 @@ void Core::settle(const Meter& meter, std::string status) {
 
 void Core::add_model(std::unique_ptr<ModelHost> host) {
   auto served = std::make_unique<Served>();
-  served->admission = std::make_unique<Admission>(host->max_sequences(), config_.max_waiting);
+  served->latency = std::make_unique<LatencyControl>(config_.targets, host->max_sequences());
+  served->admission =
+      std::make_unique<Admission>(served->latency->max_running(), config_.max_waiting);
   served->host = std::move(host);
   models_.push_back(std::move(served));
 }

@@ -23,6 +23,7 @@
 #include "serve/accounts.h"
 #include "serve/admission.h"
 #include "serve/http_server.h"
+#include "serve/latency_control.h"
 #include "serve/metrics.h"
 #include "serve/model_host.h"
 
@@ -37,10 +38,13 @@ struct ServiceConfig {
   int64_t max_waiting = 4096;
   int64_t max_preparing = 4096;  // requests on their way through the worker
   double request_seconds = 1800;  // a request's deadline
+  LatencyTargets targets;
   double keep_alive_seconds = 10;
   double drain_seconds = 30;
+  double stall_seconds = 60;          // without a step of an engine that has work: /health says so
   bool deepseek_temperature = false;  // the mapping of DeepSeek's app: see docs/serve.md
   bool status_422 = false;            // invalid values are 422, as DeepSeek's documentation says
+  std::string currency = "USD";       // of prices and balances
   std::string version;
 };
 
@@ -48,6 +52,7 @@ struct ServiceConfig {
 struct Served {
   std::unique_ptr<ModelHost> host;
   std::unique_ptr<Admission> admission;
+  std::unique_ptr<LatencyControl> latency;
   ModelMetrics metrics;
 };
 

@@ -10,6 +10,8 @@ namespace {
 
 [[noreturn]] void refuse(sqlite3* db, const char* what) {
   const char* file = db == nullptr ? nullptr : sqlite3_db_filename(db, "main");
+  if (file != nullptr && sqlite3_errcode(db) == SQLITE_NOTADB)
+    throw_bad_input({file, "", "something else", "an SQLite database, or no file yet", ""});
   fail(ErrorKind::kIo, "{}: {}: {}", file == nullptr || *file == 0 ? "database" : file, what,
        db == nullptr ? "out of memory" : sqlite3_errmsg(db));
 }
@@ -83,14 +85,10 @@ Database::Database(const std::string& path) : path_(path) {
     fail(ErrorKind::kIo, "{}: {}", path, reason);
   }
   sqlite3_busy_timeout(db_, 10'000);
-  try {
-    // What a commit wrote survives the end of the process; a power failure may cost the last
-    // commits, never the order in them.
-    execute("PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA foreign_keys=ON;");
-  } catch (...) {
-    sqlite3_close(db_);
-    throw;
-  }
+}
+
+void Database::write_ahead() {
+  execute("PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA foreign_keys=ON;");
 }
 
 Database::~Database() { sqlite3_close(db_); }

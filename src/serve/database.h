@@ -48,6 +48,9 @@ class Database {
   Database(const Database&) = delete;
   Database& operator=(const Database&) = delete;
 
+  // What a commit wrote survives the end of the process; a power failure may cost the last commits,
+  // never the order in them. Changes the file, so whose it is comes first.
+  void write_ahead();
   void execute(const char* sql);  // any number of statements
   Statement prepare(std::string_view sql) { return Statement(db_, sql); }
   int64_t num_changes() const;  // rows that the last statement changed

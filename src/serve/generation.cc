@@ -2,11 +2,17 @@
 
 #include <openssl/rand.h>
 
+#include <cmath>
+
 #include "core/error.h"
 #include "model/model.h"
 
 namespace fathom::serve {
 namespace {
+
+constexpr char kTooLate[] =
+    "server busy: the first token would come later than this server promises";
+constexpr int kRetryTooLate = 2;
 
 double seconds_between(std::chrono::steady_clock::time_point from,
                        std::chrono::steady_clock::time_point to) {
@@ -49,24 +55,44 @@ void Generation::start() {
   const auto self = shared_from_this();
   reply_->on_gone([self] { self->abandon(); });
   if (gone_) return;
-  int64_t prompt_tokens = 0;
-  for (const auto& prompt : input_.prompts) prompt_tokens += static_cast<int64_t>(prompt.size());
+  for (const auto& prompt : input_.prompts) prompt_tokens_ += static_cast<int64_t>(prompt.size());
   state_ = State::kWaiting;
   try {
     place_ = input_.served->admission->add(input_.key_id, static_cast<int64_t>(choices_.size()),
-                                           prompt_tokens, [self] { self->run(); });
+                                           prompt_tokens_, [self] { self->run(); });
   } catch (const ApiError& error) {
     state_ = State::kEnded;
     settle("busy");
     return fail(error);
   }
   keep_alive_later();
+  const double longest_wait = input_.served->latency->longest_wait(prompt_tokens_);
+  if (state_ != State::kWaiting || std::isinf(longest_wait)) return;
+  core_.server().post_after(std::max(0.0, longest_wait), [weak = weak_from_this()] {
+    const auto generation = weak.lock();
+    if (generation == nullptr || generation->state_ != State::kWaiting || generation->gone_) return;
+    generation->state_ = State::kEnded;
+    generation->input_.served->admission->remove(generation->place_);
+    generation->settle("busy");
+    generation->fail(overloaded(kTooLate, kRetryTooLate));
+  });
 }
 
 // The queue has let it through.
 void Generation::run() {
-  state_ = State::kRunning;
   admitted_ = Clock::now();
+  Admission& admission = *input_.served->admission;
+  const auto num_sequences = static_cast<int64_t>(choices_.size());
+  // An idle server does what it can: were it to refuse, it would never learn that it has become
+  // faster.
+  if (admission.num_running() > num_sequences &&
+      seconds_between(arrived_, admitted_) > input_.served->latency->longest_wait(prompt_tokens_)) {
+    state_ = State::kEnded;
+    settle("busy");
+    fail(overloaded(kTooLate, kRetryTooLate));
+    return admission.finished(input_.key_id, num_sequences, 0);
+  }
+  state_ = State::kRunning;
   input_.served->metrics.queue_seconds.observe(seconds_between(arrived_, admitted_));
   const auto self = shared_from_this();
   const GenerationParameters& p = input_.parameters;
@@ -125,11 +151,13 @@ void Generation::on_event(int64_t choice_idx, HostEvent& event) {
         has_first_token_ = true;
         first_token_ = now;
         metrics.first_token_seconds.observe(seconds_between(arrived_, now));
+        input_.served->latency->saw_first_token(seconds_between(admitted_, now), prompt_tokens_);
       }
       if (choice.num_tokens > 0) {
         const auto count = static_cast<int64_t>(event.tokens.size());
-        metrics.inter_token_seconds.observe(
-            seconds_between(choice.last_token, now) / static_cast<double>(count), count);
+        const double seconds = seconds_between(choice.last_token, now);
+        metrics.inter_token_seconds.observe(seconds / static_cast<double>(count), count);
+        saw_tokens(now, seconds, count);
       }
       choice.last_token = now;
     }
@@ -181,11 +209,20 @@ void Generation::end_of_choice(int64_t choice_idx, const HostEvent& event) {
   if (num_finished_ == static_cast<int64_t>(choices_.size())) finish_all();
 }
 
+// What is seen of every reply decides how many more may run.
+void Generation::saw_tokens(Clock::time_point now, double seconds, int64_t tokens) {
+  Served& served = *input_.served;
+  served.latency->saw_tokens(std::chrono::duration<double>(now.time_since_epoch()).count(), seconds,
+                             tokens, served.admission->num_running());
+  if (served.latency->max_running() != served.admission->max_running())
+    served.admission->set_max_running(served.latency->max_running());
+}
+
 // The engine holds nothing of it any more.
 void Generation::finish_all() {
   state_ = State::kEnded;
   ModelMetrics& metrics = input_.served->metrics;
-  int64_t output = 0, prompt = 0;
+  int64_t output = 0;
   const Clock::time_point now = Clock::now();
   for (const Choice& choice : choices_) {
     output += choice.num_tokens;
@@ -199,9 +236,8 @@ void Generation::finish_all() {
       metrics.token_seconds.observe(seconds_between(first_token_, choice.last_token) /
                                     static_cast<double>(choice.num_tokens - 1));
   }
-  for (const auto& tokens : input_.prompts) prompt += static_cast<int64_t>(tokens.size());
   metrics.request_seconds.observe(seconds_between(arrived_, now));
-  metrics.prompt_tokens.observe(static_cast<double>(prompt));
+  metrics.prompt_tokens.observe(static_cast<double>(prompt_tokens_));
   metrics.output_tokens.observe(static_cast<double>(output));
   // Tokens behind a stop string were computed in the same step and are given away.
   if (input_.meter.slot != nullptr) input_.meter.slot->output = output;

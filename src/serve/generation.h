@@ -95,6 +95,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
   void fail(const ApiError& error);
   void end_of_choice(int64_t choice_idx, const HostEvent& event);
   void finish_all();
+  void saw_tokens(Clock::time_point now, double seconds, int64_t tokens);
   void keep_alive_later();
   void abandon();
   void settle(const char* status);
@@ -103,6 +104,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
   State state_ = State::kNew;
   bool begun_ = false, failed_ = false, head_done_ = false, gone_ = false, settled_ = false;
   bool wrote_since_tick_ = false;
+  int64_t prompt_tokens_ = 0;
   int64_t num_submitted_ = 0, num_finished_ = 0;
   Admission::Place place_;
   Clock::time_point arrived_, admitted_, first_token_;

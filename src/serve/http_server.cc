@@ -509,7 +509,11 @@ HttpServer::HttpServer(const HttpServerConfig& config, HttpHandler handler)
   if (!error) acceptor.set_option(tcp::acceptor::reuse_address(true), error);
   if (!error) acceptor.bind(endpoint, error);
   if (!error) acceptor.listen(4096, error);
-  if (error) fail(ErrorKind::kIo, "{}:{}: {}", config.host, config.port, error.message());
+  if (error)
+    fail(ErrorKind::kIo, "{}:{}: {}{}", config.host, config.port, error.message(),
+         error == asio::error::address_in_use
+             ? ": another program listens there; try another port, or 0 for any that is free"
+             : "");
 }
 
 HttpServer::~HttpServer() = default;

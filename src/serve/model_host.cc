@@ -6,11 +6,11 @@
 #include "core/error.h"
 #include "core/integer.h"
 #include "model/model.h"
+#include "runtime/thread_stacks.h"
 
 namespace fathom::serve {
 namespace {
 
-constexpr double kStalledSeconds = 60;  // longer than any step of a sane model
 constexpr int64_t kLoadsEverySteps = 16;
 // How much of a processor sending may take where steps are short: the pause behind a batch is so many
 // times what the batch before took to send, up to kLongestPause. With 64 streams a batch takes 0.6 ms,
@@ -19,6 +19,10 @@ constexpr double kSendingShare = 0.025;
 constexpr std::chrono::milliseconds kLongestPause{50};
 constexpr size_t kManyStreams = 16;
 constexpr int64_t kWarmUpTokens = 96;  // more than a page of the cache, which attends otherwise
+
+double seconds_since(std::chrono::steady_clock::time_point when) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - when).count();
+}
 
 }  // namespace
 
@@ -62,7 +66,9 @@ void ModelHost::warm_up() {
   if (const TokenId eos = tokenizer().special().eos; eos != kNoToken) vocabularies_.ending_with(eos);
 }
 
-void ModelHost::start(EventSink sink, std::function<double()> sending_seconds) {
+void ModelHost::start(EventSink sink, std::function<double()> sending_seconds,
+                      double stall_seconds) {
+  stall_seconds_ = stall_seconds;
   sink_ = std::move(sink);
   sending_seconds_ = std::move(sending_seconds);
   thread_ = std::thread([this] { run(); });
@@ -105,18 +111,23 @@ RequestId ModelHost::submit(Request request, int64_t ticket, MeterSlot* meter,
   {
     const std::lock_guard lock(mutex_);
     if (!failure_.empty()) throw Error(ErrorKind::kIo, "the engine has ended");
-    open_tickets_.insert(ticket);
+    const auto now = std::chrono::steady_clock::now();
+    open_requests_[ticket] = {.key_id = request.tenant,
+                              .prompt_tokens = static_cast<int64_t>(request.prompt.size()),
+                              .submitted = now,
+                              .last_event = now};
   }
   RequestId id = -1;
   try {
     id = engine_.submit(std::move(request));
   } catch (...) {
     const std::lock_guard lock(mutex_);
-    open_tickets_.erase(ticket);
+    open_requests_.erase(ticket);
     throw;
   }
   {
     const std::lock_guard lock(mutex_);
+    if (const auto it = open_requests_.find(ticket); it != open_requests_.end()) it->second.id = id;
     has_work_ = true;
   }
   work_.notify_one();
@@ -138,15 +149,36 @@ ExpertLoads ModelHost::expert_loads() const {
 }
 
 std::string ModelHost::trouble() const {
+  // An idle engine has made no step for long either: silence counts from when there was work.
+  double waited = 0;
   {
     const std::lock_guard lock(mutex_);
     if (!failure_.empty()) return failure_;
+    for (const auto& [ticket, request] : open_requests_)
+      waited = std::max(waited, seconds_since(request.submitted));
   }
-  const EngineStats stats = engine_.stats();
-  const bool busy = stats.num_running + stats.num_waiting > 0;
-  if (busy && stats.heartbeat_seconds > kStalledSeconds)
-    return fmt::format("no step for {:.0f} s", stats.heartbeat_seconds);
-  return {};
+  const double silent = std::min(waited, engine_.stats().heartbeat_seconds);
+  return silent > stall_seconds_ ? fmt::format("no step for {:.0f} s", silent) : "";
+}
+
+std::string ModelHost::describe() const {
+  const EngineStats s = engine_.stats();
+  std::string text = fmt::format(
+      "model {}: {} steps, the last {:.1f} s ago; {} running, {} waiting; {} of {} pages free, {} "
+      "cached units; "
+      "{} prompt tokens, {} cached, {} generated; {} preemptions\n",
+      name_, s.num_steps, s.heartbeat_seconds, s.num_running, s.num_waiting, s.num_free_pages,
+      s.num_pages, s.num_cached_units, s.prompt_tokens, s.cached_tokens, s.output_tokens,
+      s.num_preemptions);
+  const std::lock_guard lock(mutex_);
+  for (const auto& [ticket, request] : open_requests_) {
+    text += fmt::format(
+        "  request {} of {}: prompt of {} tokens, {} generated, here for {:.1f} s, nothing new for "
+        "{:.1f} s\n",
+        request.id, request.key_id, request.prompt_tokens, request.output_tokens,
+        seconds_since(request.submitted), seconds_since(request.last_event));
+  }
+  return text;
 }
 
 // Behind what is pending of the same request, as if one step had said both.
@@ -192,14 +224,20 @@ void ModelHost::flush(bool everything) {
   num_urgent_ = 0;
   {
     const std::lock_guard lock(mutex_);
+    const auto now = std::chrono::steady_clock::now();
     for (const HostEvent& event : batch) {
-      if (event.finished) open_tickets_.erase(event.ticket);
+      const auto it = open_requests_.find(event.ticket);
+      if (it == open_requests_.end()) continue;
+      it->second.output_tokens += static_cast<int64_t>(event.tokens.size());
+      it->second.last_event = now;
+      if (event.finished) open_requests_.erase(it);
     }
   }
   sink_(std::move(batch));
 }
 
 void ModelHost::run() {
+  name_thread("engine");
   try {
     for (int64_t num_steps = 0;; ++num_steps) {
       const bool more = engine_.step(*ctx_);
@@ -223,13 +261,13 @@ void ModelHost::run() {
     {
       const std::lock_guard lock(mutex_);
       failure_ = error.what();
-      for (const int64_t ticket : open_tickets_) {
+      for (const auto& [ticket, request] : open_requests_) {
         last.push_back({.ticket = ticket,
                         .finished = true,
                         .reason = FinishReason::kError,
                         .error = "the engine has failed"});
       }
-      open_tickets_.clear();
+      open_requests_.clear();
     }
     sink_(std::move(last));
   }

@@ -56,9 +56,10 @@ class ModelHost {
   // Before start(): a short request of its own, so that the first one of a client does not pay for what
   // only happens once. Nothing of it is counted.
   void warm_up();
-  // `sink` is called by the engine's thread between steps; `sending_seconds` is the processor time that
-  // whoever sends what it was given has used so far.
-  void start(EventSink sink, std::function<double()> sending_seconds);
+  // `sink` is called by the engine's thread between steps; `sending_seconds` is the processor time
+  // that whoever sends what it was given has used so far. trouble() is an engine that has made no
+  // step for stall_seconds though there is work: longer than any step of a sane model.
+  void start(EventSink sink, std::function<double()> sending_seconds, double stall_seconds = 60);
   // Ends the thread behind its step; requests that have not ended hear nothing more.
   void stop();
 
@@ -79,6 +80,9 @@ class ModelHost {
   ExpertLoads expert_loads() const;  // a few steps old
   // Empty: all is well. Else why the engine ended or how long it has been silent.
   std::string trouble() const;
+  // Counters, and what each request in the engine has got so far; lines of text. Not whose they
+  // are, but for the id of the key.
+  std::string describe() const;
 
  private:
   void run();
@@ -92,7 +96,16 @@ class ModelHost {
   Engine engine_;
   EventSink sink_;
   std::function<double()> sending_seconds_;
+  double stall_seconds_ = 60;
   std::thread thread_;
+
+  // A request that has not ended, as far as the server was told.
+  struct OpenRequest {
+    RequestId id = -1;
+    std::string key_id;
+    int64_t prompt_tokens = 0, output_tokens = 0;
+    std::chrono::steady_clock::time_point submitted, last_event;
+  };
 
   void add_event(HostEvent event);
   bool must_flush();
@@ -109,7 +122,7 @@ class ModelHost {
   mutable std::mutex mutex_;
   std::condition_variable work_;
   bool has_work_ = false, stop_ = false;
-  std::unordered_set<int64_t> open_tickets_;
+  std::unordered_map<int64_t, OpenRequest> open_requests_;  // by ticket
   ExpertLoads loads_;
   std::string failure_;
 };

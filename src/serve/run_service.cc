@@ -1,8 +1,11 @@
 #include "serve/run_service.h"
 
+#include <optional>
 #include <thread>
 
+#include "runtime/thread_stacks.h"
 #include "serve/service.h"
+#include "serve/watchdog.h"
 
 namespace fathom::serve {
 namespace {
@@ -38,7 +41,10 @@ void run_service(const RunOptions& options) {
                       service.handle(std::move(request), std::move(reply));
                     });
   core.set_server(&server);
-  std::thread io([&server] { server.run(); });
+  std::thread io([&server] {
+    name_thread("http");
+    server.run();
+  });
   try {
     for (auto& host : options.load()) core.add_model(std::move(host));
   } catch (...) {
@@ -53,18 +59,22 @@ void run_service(const RunOptions& options) {
             core.dispatch(std::move(events));
           });
         },
-        [&server] { return server.cpu_seconds(); });
+        [&server] { return server.cpu_seconds(); }, options.config.stall_seconds);
   }
+  std::optional<Watchdog> watchdog;
+  if (options.on_stall) watchdog.emplace(core, options.config.stall_seconds, options.on_stall);
   core.set_state(Core::State::kReady);
   if (options.on_listening) options.on_listening(server.url());
   while (!options.stop->load())
     std::this_thread::sleep_for(std::chrono::duration<double>(kPollSeconds));
   core.set_state(Core::State::kDraining);
+  if (options.on_draining) options.on_draining();
   // Through the worker, so that requests which were let in before are among those that run.
   core.prepare([&core] {
     core.server().post([&core] { std::make_shared<Drain>(core)->tick(); });
   }, /*may_refuse=*/false);
   io.join();
+  if (watchdog) watchdog->stop();
   for (const auto& served : core.models()) served->host->stop();
   core.stop_worker();
   core.forget_all();

@@ -17,6 +17,11 @@ struct RunOptions {
   std::function<std::vector<std::unique_ptr<ModelHost>>()> load;
   // Called with the address when requests can be answered.
   std::function<void(const std::string& url)> on_listening;
+  // Called when it begins to end; may be empty.
+  std::function<void()> on_draining;
+  // Called, on a thread of its own, when an engine or a thread of the service has stopped going on
+  // (ServiceConfig::stall_seconds): what it was doing. May be empty.
+  std::function<void(const std::string& state)> on_stall;
   // Set by whoever wants the service to end: it lets running requests finish, at most drain_seconds.
   std::atomic<bool>* stop = nullptr;
 };

@@ -82,7 +82,7 @@ for (const url of [base, `${base}/v1`]) {
 
   await refused('bad temperature', () => client.chat.completions.create({ ...ask, temperature: 9 }), OpenAI.BadRequestError);
   await refused('unknown field', () => client.chat.completions.create({ ...ask, colour: 'red' }), OpenAI.BadRequestError);
-  await refused('unknown model', () => client.chat.completions.create({ ...ask, model: 'gpt-9' }), OpenAI.NotFoundError);
+  await refused('unknown model', () => client.chat.completions.create({ ...ask, model: 'gpt-9' }), OpenAI.BadRequestError);
   if (key !== 'none')
     await refused('wrong key', () => new OpenAI({ baseURL: url, apiKey: 'sk-wrong', maxRetries: 0 }).models.list(), OpenAI.AuthenticationError);
   const stopped = await client.chat.completions.create({ ...ask, max_tokens: 1000, stream: true, ignore_eos: true });

@@ -84,7 +84,7 @@ for url in (base, base + "/v1"):
     for name, change, kind in (
         ("bad temperature", {"temperature": 9}, openai.BadRequestError),
         ("unknown field", {"extra_body": {"colour": "red"}}, openai.BadRequestError),
-        ("unknown model", {"model": "gpt-9"}, openai.NotFoundError),
+        ("unknown model", {"model": "gpt-9"}, openai.BadRequestError),
     ):
         try:
             client.chat.completions.create(**{**ask, **change})

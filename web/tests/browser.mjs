@@ -8,7 +8,7 @@ export function chromiumPath() {
 
 export async function openBrowser() {
   // A sandbox needs a user that is not root and kernel support that containers lack; the pages under test come from this very process.
-  return chromium.launch({ executablePath: chromiumPath(), args: ['--no-sandbox', '--disable-dev-shm-usage'] });
+  return chromium.launch({ executablePath: chromiumPath(), args: ['--no-sandbox', '--disable-dev-shm-usage'], timeout: 180_000 });
 }
 
 /** A new page in a context of its own, and what went wrong in it. */

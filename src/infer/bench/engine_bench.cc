@@ -158,12 +158,24 @@ std::vector<EngineBenchResult> run_engine_bench(Context& ctx, const Model& model
 ServingBenchResult run_serving_bench(Context& ctx, const Model& model,
                                      const ServingBenchOptions& options) {
   const EngineBenchOptions& o = options.shape;
-  EngineConfig config =
-      engine_config(o, o.prompt_tokens + o.gen_tokens, options.num_requests);
+  int64_t longest = o.prompts.empty() ? o.prompt_tokens : 0;
+  for (const auto& prompt : o.prompts)
+    longest = std::max(longest, static_cast<int64_t>(prompt.size()));
+  EngineConfig config = engine_config(o, longest + o.gen_tokens, options.num_requests);
   if (options.cache_tokens > 0) config.cache_tokens = options.cache_tokens;
   Engine engine(model, config);
   std::vector<Progress> progress(static_cast<size_t>(options.num_requests));
   std::vector<EngineClock::time_point> arrival(progress.size());
+  const auto prompt_of = [&](size_t i) {
+    return o.prompts.empty() ? random_prompt(model, o.prompt_tokens, o.seed, i)
+                             : o.prompts[i % o.prompts.size()];
+  };
+  if (o.warm_up) {  // scratch memory is made, mapped weights are read
+    std::vector<Progress> ignored(progress.size());
+    for (size_t i = 0; i < ignored.size(); ++i)
+      engine.submit(timed_request(prompt_of(i), std::min<int64_t>(o.gen_tokens, 8), ignored[i]));
+    engine.run_until_idle(ctx);
+  }
   const Random random(o.seed, RandomPurpose::kTest, ~uint64_t{0});
   const auto begin = EngineClock::now();
   double at = 0;
@@ -177,8 +189,7 @@ ServingBenchResult run_serving_bench(Context& ctx, const Model& model,
   while ((next < progress.size() || busy) && !stopped(o)) {
     if (!busy && next < progress.size()) std::this_thread::sleep_until(arrival[next]);
     for (; next < progress.size() && arrival[next] <= EngineClock::now(); ++next) {
-      engine.submit(timed_request(random_prompt(model, o.prompt_tokens, o.seed, next),
-                                  o.gen_tokens, progress[next]));
+      engine.submit(timed_request(prompt_of(next), o.gen_tokens, progress[next]));
     }
     busy = engine.step(ctx);
   }
@@ -193,7 +204,7 @@ ServingBenchResult run_serving_bench(Context& ctx, const Model& model,
     if (p.num_tokens > 1)
       each.push_back(seconds_between(p.first, p.last) / static_cast<double>(p.num_tokens - 1));
     output += p.num_tokens;
-    prompts += o.prompt_tokens;
+    prompts += p.usage.prompt_tokens;
     last = std::max(last, p.last);
   }
   result.seconds = seconds_between(begin, last);

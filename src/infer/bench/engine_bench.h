@@ -21,7 +21,8 @@ struct EngineBenchOptions {
   uint64_t seed = 0;
   int64_t max_draft = 0;
   bool adapt_draft = true;
-  // Decode behind these instead of random tokens, one after the other; depth is not used then.
+  // Decode behind these instead of random tokens, one after the other; depth is not used then. For
+  // run_serving_bench: what its requests ask, in turns, instead of prompt_tokens random ones.
   std::vector<std::vector<int32_t>> prompts;
   DType cache_dtype = DType::kBF16;
   const std::atomic<bool>* stop = nullptr;
@@ -41,7 +42,7 @@ std::vector<EngineBenchResult> run_engine_bench(Context& ctx, const Model& model
                                                 const EngineBenchOptions& options);
 
 // Requests of prompt_tokens and gen_tokens that arrive at `rate` a second (exponential gaps; 0: all
-// at once).
+// at once). With warm_up all of them have run for a few tokens before, untimed.
 struct ServingBenchOptions {
   int64_t num_requests = 64;
   double rate = 0;
