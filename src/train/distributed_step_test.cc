@@ -341,6 +341,63 @@ TEST(DistributedStep, OverlapChangesNoBit) {
   }
 }
 
+// SYSTEMS row 71: in what order an overlapped pair ran its parts, by the recorded times: the
+// computation of SPEC C.8's figure (B experts, F experts, B attention, F attention of the next
+// block), each with the other pass's rows on their way, and nothing before its inputs.
+TEST(DistributedStep, OverlappedPairsRunInTheOrderOfTheFigure) {
+  Problem problem;
+  problem.num_steps = 1;
+  problem.model.first_k_dense_replace = 0;
+  const Layout layout{"dualpipev", 2, 2, 2};
+  constexpr int kBlocks = 4;  // of each of the rank's two stages
+  int pairs = 0;
+  run_ranks(layout.num_ranks(), layout.options(), [&](Communicator& world) {
+    Context ctx(1);
+    DistributedStep step(ctx, world, problem.model, problem.config, layout.parallel(), problem.seed,
+                         problem.num_rows);
+    step.run(problem.batch(0), problem.plan(), 0);
+    if (world.rank() != 0) return;
+    for (const TimelineSpan& span : step.timeline()) {
+      if (span.op.kind != OpKind::kOverlapped) continue;
+      ++pairs;
+      // The begin of a part, or of its receiving half; by pass, name and half.
+      std::map<std::string, std::vector<double>> begins;
+      for (const Zone& zone : step.zones()) {
+        const ChunkBatch& at = zone.pass == 'F' ? span.op.forward : span.op.backward;
+        if (zone.pass == 'W' || zone.item != at.micro_batch || zone.layer / kBlocks != at.chunk)
+          continue;
+        begins[fmt::format("{} {}{}", zone.pass, zone.name, zone.waits ? " received" : "")]
+            .push_back(zone.begin);
+      }
+      const auto in_order = [&](std::vector<std::string> names, bool shifted) {
+        for (size_t i = 0; i < size_t{kBlocks}; ++i) {
+          for (size_t k = 0; k + 1 < names.size(); ++k) {
+            ASSERT_EQ(begins[names[k]].size(), size_t{kBlocks}) << names[k];
+            EXPECT_LT(begins[names[k]][i], begins[names[k + 1]][i])
+                << names[k] << " before " << names[k + 1] << ", block " << i;
+          }
+          if (shifted && i + 1 < kBlocks) {
+            EXPECT_LT(begins[names.back()][i], begins[names.front()][i + 1]);
+          }
+        }
+      };
+      // Inputs.
+      in_order({"F attention", "F dispatch", "F dispatch received", "F MLP", "F combine",
+                "F combine received"},
+               true);
+      in_order({"B combine", "B combine received", "B MLP", "B dispatch", "B dispatch received",
+                "B attention"},
+               true);
+      // The figure's columns: while one computes, the other's rows travel.
+      in_order({"B combine", "F attention", "B MLP"}, false);
+      in_order({"F dispatch", "B MLP", "F dispatch received", "F MLP"}, false);
+      in_order({"B dispatch", "F MLP", "B dispatch received", "B attention"}, true);
+      in_order({"F combine", "B attention", "F combine received"}, false);
+    }
+  });
+  EXPECT_GT(pairs, 4);
+}
+
 // How rows lie on expert ranks is no part of the result: the same rows with expert ranks 1, 2 and 4
 // count the same choices and have the same balance losses (PROMISES 27).
 TEST(DistributedStep, BalanceDoesNotDependOnTheLayout) {
