@@ -4,6 +4,7 @@
 
 #ifdef FATHOM_MPI
 #include <mpi.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
@@ -135,8 +136,9 @@ class MpiTransport final : public Transport {
 
   bool wait(int64_t receive, std::chrono::duration<double> timeout) override {
     Posted& posted = posted_as(receive);
-    const Clock::time_point deadline =
-        Clock::now() + std::chrono::duration_cast<Clock::duration>(timeout);
+    const Clock::time_point begin = Clock::now();
+    const Clock::time_point deadline = begin + std::chrono::duration_cast<Clock::duration>(timeout);
+    const Clock::time_point end_of_spinning = has_processor_each_ ? begin + kSpinning : begin;
     std::vector<MPI_Status> statuses(posted.requests.size());
     bool told = false;
     for (int64_t round = 0;; ++round) {
@@ -153,8 +155,9 @@ class MpiTransport final : public Transport {
       if (round == 64) now_waits_for(posted.from);
       told |= round == 64;
       if ((round & 15) == 15 && Clock::now() >= deadline) return false;
-      // Ranks may outnumber processors: whoever waits gives its own away, then sleeps.
-      if (round < 64) {
+      // Long messages move in pieces, one for each look: a rank that sleeps between them makes them
+      // slow. But ranks may outnumber processors: then whoever waits gives its own away and sleeps.
+      if (round < 64 || Clock::now() < end_of_spinning) {
         std::this_thread::yield();
       } else {
         std::this_thread::sleep_for(std::chrono::microseconds(50));
@@ -318,6 +321,14 @@ class MpiTransport final : public Transport {
 
   static constexpr double kStoppedSeconds = 1;
 
+  // As many ranks on this machine as processors, or fewer; not those that mpirun bound this one to.
+  static bool one_rank_a_processor() {
+    const char* here = std::getenv("OMPI_COMM_WORLD_LOCAL_SIZE");
+    return here != nullptr && std::atol(here) <= ::sysconf(_SC_NPROCESSORS_ONLN);
+  }
+
+  static constexpr std::chrono::milliseconds kSpinning{5};
+  const bool has_processor_each_ = one_rank_a_processor();
   MpiWatch watch_;
   std::mutex mpi_;  // one thread at a time calls MPI
   MPI_Comm beats_ = MPI_COMM_NULL;

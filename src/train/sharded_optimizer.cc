@@ -13,7 +13,11 @@
 namespace fathom {
 namespace {
 
-constexpr uint32_t kClassContext = 3, kStateTag = 17;
+constexpr uint32_t kClassContext = 3, kStateTag = 17, kGradientTag = 18, kWeightTag = 19;
+
+// Blocks travel in messages of about so many elements: whole shards would pass through fresh memory
+// several times at every step, these stay in the cache.
+constexpr int64_t kMessageElements = 64 * 1024;
 
 // Elements [begin, begin + count) of a dense tensor.
 TensorView elements(const TensorView& view, int64_t begin, int64_t count) {
@@ -77,6 +81,7 @@ ShardedOptimizer::ShardedOptimizer(const ModelConfig& model, const OptimizerConf
     int64_t before = 0;
     for (size_t p = 0; p < shard.pieces.size(); ++p) {
       const auto owner = static_cast<size_t>(before * shard.group.size() / total);
+      while (shard.first_pieces.size() <= owner) shard.first_pieces.push_back(p);
       if (static_cast<int>(owner) == shard.group.rank()) {
         if (shard.num_own == 0) shard.first_own = p;
         ++shard.num_own;
@@ -84,6 +89,7 @@ ShardedOptimizer::ShardedOptimizer(const ModelConfig& model, const OptimizerConf
       shard.counts[owner] += shard.pieces[p].count;
       before += shard.pieces[p].count;
     }
+    shard.first_pieces.resize(c.holders.size() + 1, shard.pieces.size());
     shards_.push_back(std::move(shard));
   }
   state_ = measured_arena("optimizer state", [this](Arena& arena) { allocate(arena); });
@@ -138,20 +144,59 @@ void ShardedOptimizer::set_master(const ParameterSet& local) {
   }
 }
 
+template <typename F>
+void ShardedOptimizer::for_messages(const Shard& shard, int owner, F&& f) {
+  const auto begin = static_cast<size_t>(owner);
+  size_t first = shard.first_pieces[begin];
+  while (first < shard.first_pieces[begin + 1]) {
+    size_t last = first;
+    int64_t count = 0;
+    while (last < shard.first_pieces[begin + 1] && (last == first || count < kMessageElements))
+      count += shard.pieces[last++].count;
+    f(first, last, count);
+    first = last;
+  }
+}
+
 void ShardedOptimizer::reduce(const ParameterSet& gradients) {
   with_master_type(master_dtype_, [&]<typename T>(T) {
-    std::vector<T> all;
     for (const Shard& shard : shards_) {
-      all.resize(static_cast<size_t>(shard.total()));
-      size_t at = 0;
-      for (const Piece& piece : shard.pieces) {
-        const TensorView from = elements(gradients.view(piece.spec), piece.begin, piece.count);
-        std::memcpy(all.data() + at, from.as<T>(), static_cast<size_t>(from.num_bytes()));
-        at += static_cast<size_t>(piece.count);
+      const int size = shard.group.size(), own = shard.group.rank();
+      const auto pack = [&](size_t first, size_t last, std::vector<T>& to, int64_t count) {
+        to.resize(static_cast<size_t>(count));
+        T* at = to.data();
+        for (size_t p = first; p < last; ++p) {
+          const Piece& piece = shard.pieces[p];
+          const TensorView from = elements(gradients.view(piece.spec), piece.begin, piece.count);
+          std::memcpy(at, from.as<T>(), static_cast<size_t>(from.num_bytes()));
+          at += piece.count;
+        }
+      };
+      std::vector<std::vector<T>> parts(static_cast<size_t>(size));
+      for (int owner = 0; owner < size; ++owner) {
+        if (owner == own) continue;
+        for_messages(shard, owner, [&](size_t first, size_t last, int64_t count) {
+          pack(first, last, parts[0], count);
+          shard.group.send<T>(owner, kGradientTag, parts[0]);
+        });
       }
-      shard.group.reduce_scatter<T>(
-          all, shard.counts,
-          std::span<T>(shard.grad.as<T>(), static_cast<size_t>(shard.grad.dim(0))));
+      T* sum = shard.grad.as<T>();
+      for_messages(shard, own, [&](size_t first, size_t last, int64_t count) {
+        std::vector<std::span<T>> spans;
+        for (int r = 0; r < size; ++r) {
+          std::vector<T>& part = parts[static_cast<size_t>(r)];
+          if (r == own) {
+            pack(first, last, part, count);
+          } else {
+            part.resize(static_cast<size_t>(count));
+            shard.group.receive<T>(r, kGradientTag, part);
+          }
+          spans.push_back(part);
+        }
+        Communicator::tree_sum<T>(spans);
+        std::memcpy(sum, spans[0].data(), spans[0].size_bytes());
+        sum += count;
+      });
     }
   });
 }
@@ -232,6 +277,58 @@ std::vector<std::byte> ShardedOptimizer::gather(const Shard& shard, const Tensor
 }
 
 void ShardedOptimizer::gather_weights(Context& ctx, const Shard& shard) {
+  const auto is_scaled = [&](const Piece& piece) { return weights_.is_scaled(piece.spec); };
+  // Scales are of tiles, which blocks do not keep to: from the whole master weights.
+  if (std::any_of(shard.pieces.begin(), shard.pieces.end(), is_scaled))
+    return quantize_weights(ctx, shard);
+  const int size = shard.group.size(), own = shard.group.rank();
+  const auto part_of = [&](const Piece& piece) {
+    return elements(weights_.view(piece.spec), piece.begin, piece.count);
+  };
+  int64_t at = 0;
+  for (size_t p = shard.first_own; p < shard.first_own + shard.num_own; ++p) {
+    const Piece& piece = shard.pieces[p];
+    cast(ctx, elements(shard.master, at, piece.count), part_of(piece));
+    at += piece.count;
+  }
+  // What the others get is what this rank has: weights, in half the bytes of the master's or less.
+  const auto for_parts = [&](size_t first, size_t last, auto&& f) {
+    size_t begin = 0;
+    for (size_t p = first; p < last; ++p) {
+      const TensorView part = part_of(shard.pieces[p]);
+      const auto bytes = static_cast<size_t>(part.num_bytes());
+      f(begin, static_cast<std::byte*>(part.data), bytes);
+      begin += bytes;
+    }
+    return begin;
+  };
+  std::vector<std::byte> message;
+  const auto make_room = [&](size_t first, size_t last) {
+    message.resize(for_parts(first, last, [](size_t, std::byte*, size_t) {}));
+  };
+  for_messages(shard, own, [&](size_t first, size_t last, int64_t) {
+    if (size == 1) return;
+    make_room(first, last);
+    for_parts(first, last, [&](size_t begin, std::byte* part, size_t bytes) {
+      std::memcpy(message.data() + begin, part, bytes);
+    });
+    for (int r = 0; r < size; ++r) {
+      if (r != own) shard.group.send<std::byte>(r, kWeightTag, message);
+    }
+  });
+  for (int r = 0; r < size; ++r) {
+    if (r == own) continue;
+    for_messages(shard, r, [&](size_t first, size_t last, int64_t) {
+      make_room(first, last);
+      shard.group.receive<std::byte>(r, kWeightTag, message);
+      for_parts(first, last, [&](size_t begin, std::byte* part, size_t bytes) {
+        std::memcpy(part, message.data() + begin, bytes);
+      });
+    });
+  }
+}
+
+void ShardedOptimizer::quantize_weights(Context& ctx, const Shard& shard) {
   std::vector<std::byte> all = gather(shard, shard.master);
   int64_t at = 0;
   for (const Piece& piece : shard.pieces) {

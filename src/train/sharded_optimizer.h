@@ -95,6 +95,7 @@ class ShardedOptimizer {
     Communicator group;
     std::vector<Piece> pieces;  // of all holders, in order
     size_t first_own = 0, num_own = 0;
+    std::vector<size_t> first_pieces;        // of each holder, and behind the last
     std::vector<int64_t> counts;             // elements of each holder
     TensorView grad, master, m, v, average;  // own, one piece behind the other
     int64_t total() const;
@@ -108,7 +109,12 @@ class ShardedOptimizer {
   const TensorView& state(const Shard& shard, Kind kind) const;
   // All elements of the class on every holder, in the order of pieces.
   std::vector<std::byte> gather(const Shard& shard, const TensorView& own) const;
+  // The weights of all holders from their shares of the master's.
   void gather_weights(Context& ctx, const Shard& shard);
+  void quantize_weights(Context& ctx, const Shard& shard);
+  // f(first piece, piece behind the last, elements) of what a holder sends or receives at a time.
+  template <typename F>
+  static void for_messages(const Shard& shard, int owner, F&& f);
   uint64_t checksum(const Shard& shard) const;
   // Own weights of the class that are not those of the master weights, by name.
   std::vector<std::string> differing_weights(Context& ctx, const Shard& shard) const;
