@@ -228,7 +228,7 @@ inline void take_turn(Ask& ask) {
 // Ops::multiply_add(sum, word of a broadcast, words of b).
 template <typename Ops, int kRows, int kVecs>
 inline __attribute__((always_inline)) void sum_groups(const char*& a, const char*& b,
-                                                      int64_t k_groups, Ask* ask,
+                                                      int64_t k_groups, Ask* ask, Ask* ask_shared,
                                                       __m512 (&sum)[kRows][kVecs]) {
 #pragma GCC unroll 14
   for (int i = 0; i < kRows; ++i) {
@@ -236,7 +236,10 @@ inline __attribute__((always_inline)) void sum_groups(const char*& a, const char
     for (int v = 0; v < kVecs; ++v) sum[i][v] = _mm512_setzero_ps();
   }
   for (int64_t group = 0; group < k_groups; ++group) {
-    if (group % kAskGroups == 0 && ask != nullptr) take_turn(*ask);
+    if (group % kAskGroups == 0) {
+      if (ask != nullptr) take_turn(*ask);
+      if (ask_shared != nullptr) take_turn(*ask_shared);
+    }
     __m512i b_words[kVecs];
 #pragma GCC unroll 2
     for (int v = 0; v < kVecs; ++v) b_words[v] = _mm512_loadu_si512(b + v * 64);
@@ -258,7 +261,7 @@ void tile(const GemmTile& t) {
   __m512 sum[kRows][kVecs];
   const char* a = static_cast<const char*>(t.a);
   const char* b = static_cast<const char*>(t.b);
-  sum_groups<Ops>(a, b, t.k_groups, t.ask, sum);
+  sum_groups<Ops>(a, b, t.k_groups, t.ask, t.ask_shared, sum);
   if (t.cols == kVecs * kLanes && t.init == nullptr && !t.c_bf16) {
     if (t.add_c) {
       store_whole_tile<true>(t, sum);
@@ -324,13 +327,13 @@ void scaled_tile(const GemmTile& t) {
   __m512 sum[kRows][kVecs];
   // Without k there is one empty slice, whose scales do not exist.
   if (t.k_groups == 0 && from_zero) {
-    sum_groups<Ops>(a, b, 0, nullptr, sum);
+    sum_groups<Ops>(a, b, 0, nullptr, nullptr, sum);
     for (int i = 0; i < kRows; ++i) {
       for (int v = 0; v < kVecs; ++v) _mm512_storeu_ps(so_far + i * ld + v * kLanes, sum[i][v]);
     }
   }
   for (int64_t left = t.k_groups; left > 0; left -= kSliceGroups) {
-    sum_groups<Ops>(a, b, left < kSliceGroups ? left : kSliceGroups, t.ask, sum);
+    sum_groups<Ops>(a, b, left < kSliceGroups ? left : kSliceGroups, t.ask, t.ask_shared, sum);
     if (from_zero) {
       promote<true>(a_scales, b_scales, sum, so_far, ld);
     } else {

@@ -32,6 +32,7 @@ constexpr int64_t kMaxBlockRows = 112, kMaxBlockCols = 128;
 // Shared lanes of one item when partial sums need an fp32 tile beside a bf16 output.
 constexpr int64_t kPartialLanes = 512;
 constexpr int64_t kItemsPerThread = 12;
+constexpr int64_t kLineBytes = 64;
 // Less than this is packed by the caller: handing it out costs more.
 constexpr int64_t kHandedOutPackBytes = 16 << 10;
 
@@ -104,11 +105,14 @@ class Multiplier {
   void pack_shared(const Job& job, int64_t panel) const;
   Ask ask_for(const Side& s, int64_t panel_begin, int64_t panel_end, int64_t k_begin,
               int64_t k_count, int64_t num_tiles) const;
+  Ask ask_for_panel(const std::byte* packed, int64_t bytes, int64_t k_count,
+                    int64_t num_tiles) const;
   void run_item(const Job& job, int64_t item, int thread_idx) const;
   void run_stream(const Job& job, int64_t item, const void* next_rows, int thread_idx) const;
   void run_tile(const Job& job, int64_t own_panel, const std::byte* own, const float* own_scales,
                 int64_t shared_panel_idx, int64_t k_begin, int64_t k_count, float* partial,
-                int64_t partial_own, int64_t partial_shared, int64_t ld_partial, Ask* ask) const;
+                int64_t partial_own, int64_t partial_shared, int64_t ld_partial, Ask* ask,
+                Ask* ask_shared) const;
 
   Context& ctx_;
   const GemmKernels& kernels_;
@@ -297,7 +301,6 @@ void Multiplier::pack_shared(const Job& job, int64_t panel) const {
 // The lines of some panels' elements, to be asked for in the course of num_tiles tiles.
 Ask Multiplier::ask_for(const Side& s, int64_t panel_begin, int64_t panel_end, int64_t k_begin,
                         int64_t k_count, int64_t num_tiles) const {
-  constexpr int64_t kLineBytes = 64;
   const int64_t lane = panel_begin * s.width;
   const int64_t lanes = std::min(panel_end * s.width, s.lanes) - lane;
   if (lanes <= 0 || k_count <= 0) return {};
@@ -314,6 +317,18 @@ Ask Multiplier::ask_for(const Side& s, int64_t panel_begin, int64_t panel_end, i
   ask.lines_left = num_rows * ask.row_lines;
   const int64_t turns = num_tiles * div_up(k_count, kernels_.k_step * kAskGroups);
   ask.lines_per_turn = div_up(ask.lines_left, turns);
+  return ask;
+}
+
+// The same of a packed panel.
+Ask Multiplier::ask_for_panel(const std::byte* packed, int64_t bytes, int64_t k_count,
+                              int64_t num_tiles) const {
+  if (k_count == 0) return {};
+  Ask ask;
+  ask.row = reinterpret_cast<const char*>(packed);
+  ask.row_lines = ask.lines_left = div_up(bytes, kLineBytes);
+  ask.lines_per_turn =
+      div_up(ask.lines_left, num_tiles * div_up(k_count, kernels_.k_step * kAskGroups));
   return ask;
 }
 
@@ -340,13 +355,13 @@ void Multiplier::run_item(const Job& job, int64_t item, int thread_idx) const {
                        : nullptr;
   const int64_t ld_partial = job.b_shared ? shared_lanes : own_lanes;
 
-  Ask ask;
+  Ask ask, ask_shared;
   const auto tile = [&](int64_t o, int64_t s, int64_t k_begin, int64_t k_count,
                         int64_t own_panel_bytes) {
     run_tile(job, o, own + (o - own_begin) * own_panel_bytes,
              own_scales + (o - own_begin) * block_scales, s, k_begin, k_count, partial,
              (o - own_begin) * job.own.width, (s - shared_begin) * job.shared.width, ld_partial,
-             &ask);
+             &ask, &ask_shared);
   };
   // k = 0 still has to write zeros.
   for (int64_t k_begin = 0; k_begin == 0 || k_begin < k; k_begin += kBlockK) {
@@ -376,6 +391,10 @@ void Multiplier::run_item(const Job& job, int64_t item, int thread_idx) const {
     }
     if (few_shared) continue;
     for (int64_t s = shared_begin; s < shared_end; ++s) {
+      ask_shared = s + 1 < shared_end ? ask_for_panel(shared_panel(job, s + 1, k_begin, k_count),
+                                                      panel_bytes(job.shared, k_count), k_count,
+                                                      own_end - own_begin)
+                                      : Ask{};
       for (int64_t o = own_begin; o < own_end; ++o) tile(o, s, k_begin, k_count, own_panel_bytes);
     }
   }
@@ -416,7 +435,8 @@ void Multiplier::run_stream(const Job& job, int64_t item, const void* next_rows,
 void Multiplier::run_tile(const Job& job, int64_t own_panel, const std::byte* own,
                           const float* own_scales, int64_t shared_panel_idx, int64_t k_begin,
                           int64_t k_count, float* partial, int64_t partial_own,
-                          int64_t partial_shared, int64_t ld_partial, Ask* ask) const {
+                          int64_t partial_shared, int64_t ld_partial, Ask* ask,
+                          Ask* ask_shared) const {
   const Product& p = *job.product;
   const std::byte* shared = shared_panel(job, shared_panel_idx, k_begin, k_count);
   const int64_t own_lane = own_panel * job.own.width,
@@ -435,6 +455,7 @@ void Multiplier::run_tile(const Job& job, int64_t own_panel, const std::byte* ow
   t.cols = job.b_shared ? shared_lanes : own_lanes;
   t.ldc = p.ldc;
   t.ask = ask;
+  t.ask_shared = ask_shared;
   const bool first = k_begin == 0, last = k_begin + k_count >= p.k;
   if (partial == nullptr) {
     t.c = static_cast<std::byte*>(p.c) + (row * p.ldc + col) * (kind_.c_bf16 ? 2 : 4);

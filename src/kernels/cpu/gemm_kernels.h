@@ -67,8 +67,9 @@ struct GemmTile {
   void* c = nullptr;
   int64_t ldc = 0;
   bool c_bf16 = false;
-  bool add_c = false;  // c += in fp32, rounded once
-  Ask* ask = nullptr;
+  bool add_c = false;         // c += in fp32, rounded once
+  Ask* ask = nullptr;         // of what is packed next
+  Ask* ask_shared = nullptr;  // of the next panel of the side that threads share
   // Of scaled_tile: the scales of each slice, [slices][mr] and [slices][nr].
   const float* a_scales = nullptr;
   const float* b_scales = nullptr;
