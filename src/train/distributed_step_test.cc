@@ -370,9 +370,10 @@ TEST(DistributedStep, OverlappedPairsRunInTheOrderOfTheFigure) {
             .push_back(zone.begin);
       }
       const auto in_order = [&](std::vector<std::string> names, bool shifted) {
+        for (const std::string& name : names)
+          ASSERT_EQ(begins[name].size(), size_t{kBlocks}) << name;
         for (size_t i = 0; i < size_t{kBlocks}; ++i) {
           for (size_t k = 0; k + 1 < names.size(); ++k) {
-            ASSERT_EQ(begins[names[k]].size(), size_t{kBlocks}) << names[k];
             EXPECT_LT(begins[names[k]][i], begins[names[k + 1]][i])
                 << names[k] << " before " << names[k + 1] << ", block " << i;
           }
