@@ -14,6 +14,8 @@ export async function openBrowser() {
 /** A new page in a context of its own, and what went wrong in it. */
 export async function openPage(browser, origin, options = {}) {
   const context = await browser.newContext({ locale: 'en-GB', viewport: { width: 1180, height: 800 }, ...options });
+  // On a machine that is busy with other things a page can take a minute to load. Nothing here waits for time to pass, so patience costs nothing.
+  context.setDefaultTimeout(180_000);
   const trouble = [];
   // Refusals of our own double ("busy", "no such key") reach the console as failed loads; those are the tests' own doing.
   const expected = /Failed to load resource|net::ERR_|the server responded with a status/;

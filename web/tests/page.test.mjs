@@ -13,12 +13,11 @@ after(async () => browser?.close());
 
 /** A test with a server and a page of its own; whatever the page requested elsewhere or complained about fails it. */
 function pageTest(name, options, body) {
-  test(name, { timeout: 240_000 }, async () => {
+  test(name, { timeout: 900_000 }, async () => {
     const mock = makeMock({ auth: options.auth ?? false, routes: options.routes, delayMs: options.delayMs });
     const origin = await mock.listen();
     const opened = await openPage(browser, origin, options.context);
     const { page } = opened;
-    page.setDefaultTimeout(60_000);
     if (options.key) await opened.context.addInitScript((key) => localStorage.setItem('fathom.key', key), options.key);
     try {
       await page.goto(origin + (options.path ?? '/'));
@@ -45,7 +44,7 @@ async function waitDone(page) {
   await sendButton(page).waitFor();
 }
 async function eventually(check, what) {
-  for (let i = 0; i < 1200; i++) {
+  for (let i = 0; i < 3600; i++) {
     if (await check()) return;
     await new Promise((resolve) => setTimeout(resolve, 50));
   }
@@ -590,7 +589,7 @@ pageTest('five hundred messages: a stream touches the last one only', { delayMs:
   });
   await say(page, 'count 1500');
   // Asked seldom, so that the asking is not what the frames show.
-  await page.waitForFunction(() => document.querySelector('article:last-child .figures'), null, { polling: 500, timeout: 120_000 });
+  await page.waitForFunction(() => document.querySelector('article:last-child .figures'), null, { polling: 500, timeout: 300_000 });
   assert.match(await lastAnswer(page).locator('.prose').innerText(), /word1499$/);
   const touched = await page.evaluate(() => [...window.touched]);
   assert.ok(touched.every((id) => !/^m\d+$/.test(id) || id === 'm499'), touched.join(' ')); // m499 is no longer the last: its tools fold

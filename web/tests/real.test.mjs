@@ -7,7 +7,7 @@ import { openBrowser, openPage } from './browser.mjs';
 
 const { FATHOM_PROGRAM: program, FATHOM_PAGE_MODEL: model } = process.env;
 
-test('talk, reload, console and status with the real server', { skip: !(program && model) && 'FATHOM_PROGRAM and FATHOM_PAGE_MODEL are not set', timeout: 300_000 }, async () => {
+test('talk, reload, console and status with the real server', { skip: !(program && model) && 'FATHOM_PROGRAM and FATHOM_PAGE_MODEL are not set', timeout: 900_000 }, async () => {
   const server = spawn(program, ['serve', '--model', `trial=${model}`, '--no-auth', '--port', '0'], { stdio: ['ignore', 'ignore', 'pipe'] });
   const ended = new Promise((resolve) => server.once('exit', resolve));
   let browser;
@@ -23,7 +23,6 @@ test('talk, reload, console and status with the real server', { skip: !(program 
     });
     browser = await openBrowser();
     const { page, trouble } = await openPage(browser, origin);
-    page.setDefaultTimeout(60_000);
     await page.goto(origin);
     await page.locator('#message').fill('What is 38 + 47?');
     // While the page still looks for its server, Enter does nothing.
@@ -40,7 +39,7 @@ test('talk, reload, console and status with the real server', { skip: !(program 
       return answer.ok && (await answer.json()).data.messages.some((message) => message.role === 'assistant' && message.finish);
     };
     let isStored = false;
-    for (let i = 0; i < 1200 && !isStored; i++, await new Promise((resolve) => setTimeout(resolve, 50))) isStored = await page.evaluate(stored);
+    for (let i = 0; i < 3600 && !isStored; i++, await new Promise((resolve) => setTimeout(resolve, 50))) isStored = await page.evaluate(stored);
     assert.ok(isStored, 'the server keeps the conversation');
     const other = await openPage(browser, origin); // another browser: what it shows came from the server
     await other.page.goto(page.url());
