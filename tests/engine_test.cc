@@ -9,6 +9,7 @@
 #include <map>
 
 #include "core/error.h"
+#include "infer/latent_cache.h"
 #include "tests/tiny_model.h"
 
 namespace fathom {
@@ -24,7 +25,8 @@ ModelConfig engine_model() {
 }
 
 struct Fixture {
-  explicit Fixture(const Policy& policy = kPolicyBf16) : model(engine_model(), policy) {
+  explicit Fixture(const Policy& policy = kPolicyBf16) : Fixture(engine_model(), policy) {}
+  Fixture(const ModelConfig& config, const Policy& policy) : model(config, policy) {
     initialize_parameters(model.config(), 3, model.weights());
   }
   Context ctx{2};
@@ -108,8 +110,11 @@ std::vector<Request> mixed_requests(const Model& model, int64_t count, uint64_t 
 }
 
 TEST(Engine, RepliesDoNotDependOnCompanyPressureChunksOrDrafts) {
-  for (const Policy* policy : {&kPolicyBf16, &kPolicyFp32}) {
-    Fixture f(*policy);
+  for (const auto& [policy, num_modules] :
+       {std::pair(&kPolicyBf16, 1), std::pair(&kPolicyFp32, 1), std::pair(&kPolicyBf16, 2)}) {
+    ModelConfig config = engine_model();
+    config.num_nextn_predict_layers = num_modules;
+    Fixture f(config, *policy);
     const std::vector<Request> requests = mixed_requests(f.model, 24, 1);
     std::vector<Reply> want;
     for (const Request& request : requests) want.push_back(alone(f, request));
@@ -157,6 +162,109 @@ TEST(Engine, RepliesDoNotDependOnCompanyPressureChunksOrDrafts) {
 
 // With prompts of one token every row chooses one: the engine's counters, which know nothing of
 // requests, must be the sum of what the tokens report. In company the same tokens report the same.
+// What an engine that always drafts `max_draft` tokens must draft behind each token of a reply, and
+// what of it comes true, by position: every module over the whole sequence again at each step, in
+// an order written down from SPEC C.6 alone.
+struct DraftCounts {
+  std::array<int64_t, DraftDepth::kMaxDepth> drafted{}, accepted{};
+};
+DraftCounts naive_drafting(Fixture& f, const Request& request, const std::vector<int32_t>& reply,
+                           int64_t max_draft, bool first_module_only = false) {
+  const ModelConfig& config = f.model.config();
+  const int64_t D = config.hidden_size, V = config.vocab_size;
+  const int64_t modules = first_module_only ? 1 : config.num_nextn_predict_layers;
+  std::vector<int32_t> all = request.prompt;
+  all.insert(all.end(), reply.begin(), reply.end());
+  const auto prompt_tokens = static_cast<int64_t>(request.prompt.size());
+  DistributionBuilder builder(V);
+  TokenDistribution distribution(V);
+  DraftCounts counts;
+  // Token n is the newest; the first step of the reply had no drafts.
+  int64_t n = prompt_tokens + 1;
+  while (n + 1 < static_cast<int64_t>(all.size())) {
+    LatentCache cache(CacheLayout::of(config, DType::kF32), n + max_draft + 64);
+    std::vector<float> hidden(static_cast<size_t>((n + max_draft) * D)), after(hidden);
+    std::vector<float> logits(static_cast<size_t>(V));
+    const auto rows_of = [&](std::vector<float>& rows, int64_t first, int64_t count) {
+      return TensorView(rows.data() + first * D, DType::kF32, Shape{count, D}, "rows");
+    };
+    const TensorView logits_LV(logits.data(), DType::kF32, Shape{1, V}, "logits");
+    SequenceInput input = cache.input(std::span(all).first(static_cast<size_t>(n)));
+    forward_cached(f.ctx, f.model, cache.layout(), std::span(&input, 1),
+                   {.logits_LV = logits_LV, .hidden_TD = rows_of(hidden, 0, n)});
+    std::vector<int32_t> known(all.begin(), all.begin() + n + 1);
+    int64_t first = 0, count = n;  // positions of the pass
+    for (int64_t d = 0; d < max_draft; ++d) {
+      const int64_t module = std::min(d, modules - 1);
+      const bool again = d > module;  // the last module on its own hidden state
+      if (again) {
+        first = n + d - modules;
+        count = 1;
+        std::copy_n(after.begin() + (first - 1) * D, D, hidden.begin() + first * D);
+      } else if (d > 0) {
+        hidden = after;
+      }
+      const int64_t next = first + module + 1;
+      input = cache.input(
+          std::span(known).subspan(static_cast<size_t>(next), static_cast<size_t>(count)));
+      input.num_cached = first;
+      forward_mtp_cached(f.ctx, f.model, cache.layout(), module, std::span(&input, 1),
+                         rows_of(hidden, first, count),
+                         {.logits_LV = logits_LV, .hidden_TD = rows_of(after, first, count)});
+      builder.build(request.sampling, {.logits = logits}, distribution);
+      known.push_back(distribution.draw(Random(request.sampling.seed, RandomPurpose::kSampling),
+                                        known.size() - static_cast<size_t>(prompt_tokens)));
+    }
+    // The step that decodes token n and its drafts.
+    const int64_t left = static_cast<int64_t>(all.size()) - (n + 1);
+    ++n;
+    for (int64_t d = 0; d < std::min(max_draft, left - 1); ++d) {
+      const bool right = known[static_cast<size_t>(n)] == all[static_cast<size_t>(n)];
+      ++counts.drafted[static_cast<size_t>(d)];
+      counts.accepted[static_cast<size_t>(d)] += right;
+      if (!right) break;
+      ++n;
+    }
+  }
+  return counts;
+}
+
+TEST(Engine, SeveralMtpModulesDraftOneBehindTheOther) {
+  ModelConfig config = engine_model();
+  config.vocab_size = 5;  // so that untrained modules are often right
+  bool differs_from_the_first_alone = false;
+  for (const int64_t modules : {1, 2, 3}) {
+    config.num_nextn_predict_layers = modules;
+    Fixture f(config, kPolicyFp32);
+    for (const int64_t max_draft : {modules, int64_t{4}}) {
+      for (const double temperature : {0.0, 1.0}) {
+        Reply reply;
+        const Request request =
+            request_to(reply, random_tokens(9, config.vocab_size, 1), 90, 5, temperature);
+        const Reply plain = alone(f, request);
+        EngineConfig engine_config = plain_config();
+        engine_config.cache_dtype = DType::kF32;
+        engine_config.expanded_prefill = false;
+        engine_config.max_draft = max_draft;
+        engine_config.adapt_draft = false;
+        Engine engine(f.model, engine_config);
+        engine.submit(request);
+        engine.run_until_idle(f.ctx);
+        EXPECT_EQ(reply.tokens, plain.tokens);
+        const DraftCounts expected = naive_drafting(f, request, plain.tokens, max_draft);
+        const EngineStats stats = engine.stats();
+        EXPECT_EQ(stats.drafted, expected.drafted) << modules << " modules, " << max_draft;
+        EXPECT_EQ(stats.accepted, expected.accepted) << modules << " modules, " << max_draft;
+        if (modules > 1) {
+          const DraftCounts first = naive_drafting(f, request, plain.tokens, max_draft, true);
+          differs_from_the_first_alone |= first.accepted != stats.accepted;
+        }
+      }
+    }
+  }
+  EXPECT_TRUE(differs_from_the_first_alone) << "the counts would not notice";
+}
+
 TEST(Engine, ReportedExpertsAreThoseThatRan) {
   Fixture f;
   std::vector<Reply> replies(3);

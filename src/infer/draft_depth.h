@@ -43,11 +43,17 @@ class DraftDepth {
   // Seconds by size: a running mean for each size seen, straight lines between.
   class Curve {
    public:
+    Curve() {
+      // Sizes that a decoding engine meets, so that a new one allocates nothing.
+      sizes_.reserve(kReservedSizes);
+      seconds_.reserve(kReservedSizes);
+    }
     void record(int64_t size, double seconds);
     double at(int64_t size) const;
     bool empty() const { return sizes_.empty(); }
 
    private:
+    static constexpr size_t kReservedSizes = 256;
     std::vector<int64_t> sizes_;  // ascending
     std::vector<double> seconds_;
   };

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <new>
 
 #include "core/error.h"
 #include "core/integer.h"
@@ -12,6 +13,8 @@ namespace fathom {
 namespace {
 
 constexpr int64_t kMaxAdmissionScan = 64;  // waiting requests looked at in a step
+constexpr const char* kNoMemory =
+    "out of memory: the system has none left for this request; fewer or shorter ones need less";
 
 int64_t now_ns() {
   return std::chrono::duration_cast<std::chrono::nanoseconds>(
@@ -174,22 +177,28 @@ bool Engine::step(Context& ctx) {
   admit();
   if (!running_.empty()) {
     ++stats_.num_steps;
-    plan_entries();
-    if (!entries_.empty()) {
-      try {
-        run_main(ctx);
-      } catch (const Error& error) {
-        // Whoever was in the call cannot go on; the engine can.
-        for (const Entry& entry : entries_) {
-          if (!entry.sequence->finished)
-            finish(*entry.sequence, FinishReason::kError, error.what());
-        }
-      }
+    try {
+      plan_entries();
+      if (!entries_.empty()) run_main(ctx);
+    } catch (const Error& error) {
+      fail_step(error.what());
+    } catch (const std::bad_alloc&) {
+      fail_step(kNoMemory);
     }
     remove_finished();
   }
   publish_stats();
   return !running_.empty() || !waiting_.empty();
+}
+
+// Whoever was in the call cannot go on; the engine can.
+void Engine::fail_step(const char* error) {
+  // Not even planned: the last one's memory makes room for the others.
+  if (entries_.empty() && !running_.empty())
+    finish(*running_.back(), FinishReason::kError, error);
+  for (const Entry& entry : entries_) {
+    if (!entry.sequence->finished) finish(*entry.sequence, FinishReason::kError, error);
+  }
 }
 
 void Engine::take_inbox() {
@@ -249,7 +258,15 @@ void Engine::admit() {
       ++it;
       continue;
     }
-    if (!start(sequence)) {
+    bool started = false;
+    try {
+      started = start(sequence);
+    } catch (const std::bad_alloc&) {
+      finish(sequence, FinishReason::kError, kNoMemory);
+      ++it;
+      continue;
+    }
+    if (!started) {
       // Nobody overtakes; but who is more important takes the place of who is less.
       if (running_.empty() || running_.back()->request.priority >= sequence.request.priority)
         return;
@@ -298,7 +315,20 @@ bool Engine::start(Sequence& sequence) {
     return false;
   }
   sequence.num_cached = unit * kCachePageTokens;
+  sequence.module_done.fill(sequence.num_cached);
   sequence.num_offered = unit;
+  // A decoding step allocates nothing: what grows with the reply has its size from here on.
+  const int64_t most_tokens = std::min(
+      max_request_tokens(),
+      sequence.prompt_tokens + std::min(sequence.request.max_tokens, max_request_tokens()));
+  sequence.tokens.reserve(static_cast<size_t>(most_tokens));
+  sequence.pages.reserve(static_cast<size_t>(div_up(most_tokens, kCachePageTokens)));
+  sequence.page_data.reserve(sequence.pages.capacity());
+  sequence.drafts.reserve(DraftDepth::kMaxDepth);
+  sequence.fed.reserve(DraftDepth::kMaxDepth + 1);
+  sequence.fresh.reserve(DraftDepth::kMaxDepth + 1);
+  for (int64_t m = 1; speculates() && m < num_draft_modules(); ++m)
+    sequence.carried[static_cast<size_t>(m)].reserve(static_cast<size_t>(draft_row_bytes()));
   sequence.running = true;
   if (!sequence.started) sequence.usage.cached_tokens = sequence.num_cached;
   sequence.started = true;

@@ -109,6 +109,7 @@ class Engine {
   using SequencePtr = std::unique_ptr<Sequence>;
 
   // engine.cc: who runs
+  void fail_step(const char* error);
   void take_inbox();
   void end_cancelled_and_late();
   void admit();
@@ -138,10 +139,20 @@ class Engine {
   void sample_output(Sequence& sequence, std::span<const float> logits, int64_t row);
   std::vector<int32_t> experts_of_row(int64_t row) const;
   void report_prompt_logprobs(const Entry& entry);
-  void draft(Context& ctx);
-  void choose_draft(Sequence& sequence, std::span<const float> logits);
   void emit(Sequence& sequence);
   std::span<const float> logits_row(int64_t row) const;
+
+  // engine_draft.cc: what is drafted for the next step
+  void draft(Context& ctx, bool only_decoding);
+  void skip_drafting();
+  int64_t gather_first_module();
+  int64_t gather_module(int64_t m);
+  void run_module(Context& ctx, int64_t m, int64_t num_rows, DType hidden_dtype);
+  int64_t draft_by_the_last_module(Context& ctx, int64_t num_modules);
+  void choose_draft(Sequence& sequence, std::span<const float> logits);
+  void clear_module_rows(Sequence& sequence, int64_t m, int64_t end);
+  int64_t num_draft_modules() const;
+  int64_t draft_row_bytes() const;
 
   const Model& model_;
   EngineConfig config_;
@@ -160,6 +171,9 @@ class Engine {
   std::vector<SequenceInput> inputs_;
   std::vector<float> logits_;
   std::vector<std::byte> hidden_, next_hidden_;
+  struct ModuleRows;
+  std::vector<ModuleRows> module_rows_;
+  std::vector<int32_t> module_tokens_;
   std::vector<uint64_t> mask_words_;
   DistributionBuilder builder_;
   TokenDistribution distribution_;

@@ -24,6 +24,10 @@ struct Engine::Sequence {
 
   std::vector<int32_t> drafts;  // behind tokens.back()
   std::vector<int32_t> fed;     // of this step's decoding: the last token and its drafts
+  // Positions before module_done[m] have the rows of MTP module m for good; the next needs the
+  // hidden state of the module before, which is in carried[m] if that one is further.
+  std::array<int64_t, DraftDepth::kMaxDepth> module_done{};
+  std::array<std::vector<std::byte>, DraftDepth::kMaxDepth> carried;
   TokenCounts counts{0};
   std::vector<GeneratedToken> fresh;           // not yet reported
   std::vector<GeneratedToken> prompt_scores;
@@ -51,6 +55,14 @@ struct Engine::Entry {
   bool expanded = false, decoding = false;
   int64_t first_row = 0, first_logit = 0;
   int64_t num_kept = 0;  // whose tokens are now part of the sequence
+};
+
+// Consecutive positions of one sequence that an MTP module has computed in this step.
+struct Engine::ModuleRows {
+  Sequence* sequence = nullptr;
+  int64_t begin = 0, end = 0;  // positions
+  int64_t first_row = 0;       // of the module's hidden states
+  bool leads = false;          // the next token is drafted from the last of them
 };
 
 }  // namespace fathom

@@ -1,5 +1,5 @@
-// One step of the engine: which tokens go in, the call of the model, what is chosen from its
-// logits, and what is drafted for the next step.
+// One step of the engine: which tokens go in, the call of the model, and what is chosen from its
+// logits. What is drafted for the next step stands in engine_draft.cc.
 #include <algorithm>
 #include <chrono>
 
@@ -46,8 +46,11 @@ void Engine::plan_entries() {
     if (static_cast<int64_t>(sequence.tokens.size()) - sequence.num_cached > 1)
       budget -= plan_prefill(sequence, budget);
   }
-  std::stable_partition(entries_.begin(), entries_.end(),
-                        [](const Entry& entry) { return !entry.expanded; });
+  // Only a step with prompts needs the order, and the memory for it.
+  if (std::any_of(entries_.begin(), entries_.end(), [](const Entry& e) { return e.expanded; })) {
+    std::stable_partition(entries_.begin(), entries_.end(),
+                          [](const Entry& entry) { return !entry.expanded; });
+  }
   inputs_.clear();
   int64_t row = 0, logit = 0;
   for (Entry& entry : entries_) {
@@ -168,18 +171,9 @@ void Engine::run_main(Context& ctx) {
     }
   }
   if (draft_next) {
-    draft(ctx);
+    draft(ctx, only_decoding);
   } else if (speculates()) {
-    // Rows that the module did not compute: nothing is there to attend to.
-    for (const Entry& entry : entries_) {
-      if (entry.sequence->finished) continue;
-      entry.sequence->drafts.clear();
-      const CacheRows rows = layout_.layer(
-          entry.sequence->page_data.data(), static_cast<int64_t>(entry.sequence->page_data.size()),
-          config.num_hidden_layers);
-      for (int64_t i = 0; i < entry.num_kept; ++i)
-        std::fill_n(rows.row(entry.begin + i), layout_.row_bytes, std::byte{0});
-    }
+    skip_drafting();
   }
   for (const Entry& entry : entries_) {
     Sequence& sequence = *entry.sequence;
@@ -323,135 +317,6 @@ void Engine::emit(Sequence& sequence) {
   sequence.fresh.clear();
   if (scored) sequence.prompt_scores.clear();
   if (!go_on) finish(sequence, FinishReason::kCancelled);
-}
-
-// ---- Drafting
-
-// The module reads each new position's hidden state with the token behind it. Its last row of a
-// sequence drafts the token behind the newest.
-void Engine::draft(Context& ctx) {
-  const auto begin_time = EngineClock::now();
-  const int64_t D = model_.config().hidden_size;
-  const DType dtype = mtp_hidden_dtype(model_);
-  const int64_t row_bytes = D * dtype_bytes(dtype);
-  inputs_.clear();
-  std::vector<Entry*> drafting;
-  int64_t num_rows = 0, num_logits = 0;
-  bool only_decoding = true;
-  for (Entry& entry : entries_) {
-    Sequence& sequence = *entry.sequence;
-    // Of a prompt the rows are wanted by those who share its pages.
-    if (sequence.finished && (entry.decoding || sequence.reason == FinishReason::kError)) continue;
-    const auto known = static_cast<int64_t>(sequence.tokens.size());
-    entry.num_kept = std::min(entry.num_kept, known - entry.begin - 1);
-    if (entry.num_kept <= 0) continue;
-    sequence.drafts.clear();
-    const bool is_last = !sequence.finished && entry.begin + entry.num_kept + 1 == known;
-    // Rows of what was kept move together.
-    std::copy_n(hidden_.begin() + entry.first_row * row_bytes, entry.num_kept * row_bytes,
-                hidden_.begin() + num_rows * row_bytes);
-    inputs_.push_back({.tokens = std::span(sequence.tokens)
-                                     .subspan(static_cast<size_t>(entry.begin + 1),
-                                              static_cast<size_t>(entry.num_kept)),
-                       .pages = sequence.page_data.data(),
-                       .num_pages = static_cast<int64_t>(sequence.page_data.size()),
-                       .num_cached = entry.begin,
-                       .num_logits = is_last && step_depth_ > 0 ? 1 : 0,
-                       .expanded = entry.expanded});
-    num_rows += entry.num_kept;
-    num_logits += inputs_.back().num_logits;
-    only_decoding = only_decoding && entry.decoding;
-    drafting.push_back(&entry);
-  }
-  if (num_rows == 0) return;
-  next_hidden_.resize(std::max(
-      next_hidden_.size(),
-      static_cast<size_t>(num_rows * D * dtype_bytes(model_.policy().residual))));
-  const TensorView next_TD(next_hidden_.data(), model_.policy().residual, Shape{num_rows, D},
-                           "mtp_next_TD");
-  logits_.resize(std::max(logits_.size(), static_cast<size_t>(
-                                              num_logits * model_.config().vocab_size)));
-  forward_mtp_cached(ctx, model_, layout_, 0, inputs_,
-                     TensorView(hidden_.data(), dtype, Shape{num_rows, D}, "mtp_hidden_TD"),
-                     {.logits_LV = TensorView(logits_.data(), DType::kF32,
-                                              Shape{num_logits, model_.config().vocab_size},
-                                              "draft_logits_LV"),
-                      .hidden_TD = next_TD,
-                      .expert_counts = expert_counts_.data()});
-  int64_t row = 0, logit = 0, kept = 0;
-  for (size_t i = 0; i < drafting.size(); ++i) {
-    const SequenceInput& input = inputs_[i];
-    row += static_cast<int64_t>(input.tokens.size());
-    if (input.num_logits == 0) continue;
-    choose_draft(*drafting[i]->sequence, logits_row(logit++));
-    // The hidden row that the next draft starts from.
-    const int64_t bytes = D * dtype_bytes(model_.policy().residual);
-    std::copy_n(next_hidden_.begin() + (row - 1) * bytes, bytes,
-                next_hidden_.begin() + kept * bytes);
-    drafting[static_cast<size_t>(kept++)] = drafting[i];
-  }
-  drafting.resize(static_cast<size_t>(kept));
-  int64_t depth = 1;
-  for (; depth < step_depth_ && kept > 0; ++depth) {
-    inputs_.clear();
-    std::vector<Entry*> still;
-    int64_t rows = 0;
-    for (size_t i = 0; i < drafting.size(); ++i) {
-      Sequence& sequence = *drafting[i]->sequence;
-      // Behind the newest token's own position; the true row will take its place.
-      const int64_t position = sequence.num_cached + depth - 1;
-      if (static_cast<int64_t>(sequence.drafts.size()) != depth ||
-          position + 1 >= max_request_tokens() ||
-          !ensure_pages(sequence, position + 1, /*may_preempt=*/false))
-        continue;
-      const int64_t bytes = D * dtype_bytes(model_.policy().residual);
-      std::copy_n(next_hidden_.begin() + static_cast<int64_t>(i) * bytes, bytes,
-                  next_hidden_.begin() + rows * bytes);
-      inputs_.push_back({.tokens = std::span(sequence.drafts).last(1),
-                         .pages = sequence.page_data.data(),
-                         .num_pages = static_cast<int64_t>(sequence.page_data.size()),
-                         .num_cached = position,
-                         .num_logits = 1});
-      still.push_back(drafting[i]);
-      ++rows;
-    }
-    if (rows == 0) break;
-    const TensorView previous_TD(next_hidden_.data(), model_.policy().residual, Shape{rows, D},
-                                 "mtp_next_TD");
-    hidden_.resize(std::max(hidden_.size(),
-                            static_cast<size_t>(rows * D * dtype_bytes(model_.policy().residual))));
-    const TensorView after_TD(hidden_.data(), model_.policy().residual, Shape{rows, D},
-                              "mtp_after_TD");
-    forward_mtp_cached(ctx, model_, layout_, 0, inputs_, previous_TD,
-                       {.logits_LV = TensorView(logits_.data(), DType::kF32,
-                                                Shape{rows, model_.config().vocab_size},
-                                                "draft_logits_LV"),
-                        .hidden_TD = after_TD,
-                        .expert_counts = expert_counts_.data()});
-    for (int64_t i = 0; i < rows; ++i)
-      choose_draft(*still[static_cast<size_t>(i)]->sequence, logits_row(i));
-    std::copy_n(hidden_.begin(), rows * D * dtype_bytes(model_.policy().residual),
-                next_hidden_.begin());
-    drafting = std::move(still);
-  }
-  if (only_decoding && step_depth_ > 0)
-    depth_.record_draft(static_cast<int64_t>(inputs_.size()), depth, seconds_since(begin_time));
-}
-
-// The token that plain decoding would draw there if the module were the model.
-void Engine::choose_draft(Sequence& sequence, std::span<const float> logits) {
-  const Request& request = sequence.request;
-  try {
-    builder_.build(request.sampling,
-                   {.logits = logits,
-                    .counts = request.sampling.has_penalties() ? &sequence.counts : nullptr},
-                   distribution_);
-  } catch (const Error&) {
-    return;  // a module that has gone wrong drafts nothing
-  }
-  const auto index = static_cast<uint64_t>(sequence.num_output()) + sequence.drafts.size();
-  sequence.drafts.push_back(
-      distribution_.draw(Random(request.sampling.seed, RandomPurpose::kSampling), index));
 }
 
 }  // namespace fathom

@@ -141,9 +141,8 @@ void forward_mtp_cached(Context& ctx, const Model& model, const CacheLayout& lay
   module.join_cached(ctx, model.parameters().embedding_VD, tokens.ids, previous_TD, x_TD);
   int64_t* counts = outputs.expert_counts;
   if (counts != nullptr) {
-    const int64_t moe_idx = static_cast<int64_t>(moe_layers(model.config()).size()) -
-                            model.config().num_nextn_predict_layers + module_idx;
-    counts += moe_idx * model.config().n_routed_experts;
+    for (int64_t i = 0; i < module.block().layer_idx(); ++i)
+      counts += model.config().is_moe_layer(i) ? model.config().n_routed_experts : 0;
   }
   module.block().forward_cached(ctx, tokens.layer(layout, sequences, module.block().layer_idx()),
                                 tokens.rows(model), x_TD, {&model.parameters().head},
