@@ -6,6 +6,7 @@
 #include <filesystem>
 
 #include "ckpt/convert_folder.h"
+#include "ckpt/fit.h"
 #include "ckpt/load_model.h"
 #include "ckpt/panel_tensors.h"
 #include "ckpt/safetensors.h"
@@ -192,6 +193,37 @@ TEST_F(WeightFormats, LoadedPanelsChangeNoBit) {
   const auto codes = load_for_inference(ctx_, files_, int8, kPolicyBf16, 0,
                                         {.load = {.skip_mtp = true}, .panels = true});
   EXPECT_EQ(logits(*codes), logits(*open(int8)));
+}
+
+// What `inspect --here` says before anything is loaded is what loading then takes, to the byte.
+TEST_F(WeightFormats, PredictedMemoryIsWhatLoadingAllocates) {
+  for (const std::string& folder :
+       {plain_, quantised(FolderFormat::kInt8), quantised(FolderFormat::kInt4),
+        quantised(FolderFormat::kFp8Block)}) {
+    for (const bool panels : {false, true}) {
+      const InferenceFit fit = inference_fit(files_, folder, kPolicyBf16, {.panels = panels});
+      const auto model =
+          load_for_inference(ctx_, files_, folder, kPolicyBf16, 0, {.panels = panels});
+      const ParameterSet& weights = model->weights();
+      int64_t mapped = 0;
+      for (int64_t i = 0; i < weights.size(); ++i) {
+        if (!weights.is_mapped(i)) continue;
+        mapped += weights.view(i).num_bytes();
+        if (weights.is_scaled(i)) mapped += weights.scaled(i).scales.num_bytes();
+      }
+      EXPECT_EQ(fit.own_bytes, weights.num_bytes()) << folder << panels;
+      EXPECT_EQ(fit.mapped_bytes, mapped) << folder << panels;
+      EXPECT_EQ(fit.panels, panels && has_loaded_panels(ctx_.isa()));
+      const bool keys = fit.weight_bytes.contains("transposed keys");
+      // In int8 and int4, kv_b_proj is in codes, and stays where it lies.
+      EXPECT_EQ(keys, fit.panels && (folder == plain_ || folder.ends_with("fp8"))) << folder;
+      // Panels that would take too much of a small machine are not made.
+      EXPECT_FALSE(inference_fit(files_, folder, kPolicyBf16,
+                                 {.panels = panels, .available_bytes = 1})
+                       .panels &&
+                   !folder.ends_with("int8") && !folder.ends_with("int4"));
+    }
+  }
 }
 
 // Kept codes compute what the values that they stand for compute: within a small multiple of what

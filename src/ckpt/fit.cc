@@ -5,7 +5,9 @@
 #include "ckpt/panel_tensors.h"
 #include "ckpt/place_weights.h"
 #include "core/json.h"
+#include "kernels/panel.h"
 #include "model/cache_layout.h"
+#include "model/parameter_bytes.h"
 #include "runtime/cpu.h"
 
 namespace fathom {
@@ -76,21 +78,31 @@ std::string gigabytes(int64_t bytes) {
 }  // namespace
 
 InferenceFit inference_fit(FileSystem& files, const std::string& folder, const Policy& policy,
-                           int64_t context_tokens) {
+                           const InferenceUse& use) {
   const CheckpointReader reader(files, folder);
   const LoadOptions options{.allow_missing_mtp = true};
   require_manifest(reader, options);
   const ModelConfig config = config_to_load(reader, options);
   const std::vector<ParameterSpec> specs = parameter_specs(config);
-  const std::vector<ParameterPlace> places = place_weights(reader, specs, policy, /*map=*/true);
+  std::vector<ParameterPlace> places = place_weights(reader, specs, policy, /*map=*/true);
   InferenceFit fit;
-  fit.available_bytes = available_memory_bytes();
+  fit.available_bytes = use.available_bytes > 0 ? use.available_bytes : available_memory_bytes();
   fit.context_tokens =
-      std::min(config.max_position_embeddings, context_tokens > 0 ? context_tokens : int64_t{4096});
+      std::min(config.max_position_embeddings,
+               use.context_tokens > 0 ? use.context_tokens : int64_t{4096});
+  fit.panels = use.panels && has_loaded_panels(use.isa) && policy.activations == DType::kBF16 &&
+               copy_for_panels(config, specs, fit.available_bytes, places);
   for (size_t i = 0; i < specs.size(); ++i) {
     const int64_t bytes = code_bytes(specs[i], places[i]) + scale_bytes(specs[i], places[i]);
     fit.weight_bytes[format_name(places[i])] += bytes;
-    (places[i].data != nullptr ? fit.mapped_bytes : fit.own_bytes) += bytes;
+    if (places[i].data != nullptr) fit.mapped_bytes += bytes;
+  }
+  fit.own_bytes = own_parameter_bytes(specs, places);
+  if (fit.panels) {
+    const int64_t keys =
+        transposed_key_bytes(config, specs, places, fit_for_panels(config, specs, places));
+    fit.own_bytes += keys;
+    if (keys > 0) fit.weight_bytes["transposed keys"] = keys;
   }
   fit.table_bytes =
       config.max_position_embeddings * config.qk_rope_head_dim * dtype_bytes(policy.small);
@@ -145,8 +157,9 @@ std::string fit_text(const InferenceFit& fit) {
   for (const auto& [name, bytes] : fit.weight_bytes)
     formats += fmt::format("{}{} {}", formats.empty() ? "" : ", ", gigabytes(bytes), name);
   line("here", fmt::format("{} available", gigabytes(fit.available_bytes)));
-  line("weights", fmt::format("{} mapped, {} copied: {}", gigabytes(fit.mapped_bytes),
-                              gigabytes(fit.own_bytes), formats));
+  line("weights",
+       fmt::format("{} mapped, {} copied{}: {}", gigabytes(fit.mapped_bytes),
+                   gigabytes(fit.own_bytes), fit.panels ? " into panels" : "", formats));
   line("cache", fmt::format("{} bytes a token, {} for {} tokens", fit.cache_bytes_per_token,
                             gigabytes(fit.cache_bytes), fit.context_tokens));
   line("besides", fmt::format("{} of positions, temporaries and the program",
@@ -167,6 +180,7 @@ std::string fit_json(const InferenceFit& fit) {
             {"weights_by_format", fit.weight_bytes},
             {"weights_mapped_bytes", fit.mapped_bytes},
             {"weights_copied_bytes", fit.own_bytes},
+            {"weights_in_panels", fit.panels},
             {"position_table_bytes", fit.table_bytes},
             {"working_bytes", fit.working_bytes},
             {"program_bytes", fit.program_bytes},

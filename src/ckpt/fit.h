@@ -9,6 +9,7 @@
 
 #include "core/file.h"
 #include "model/policy.h"
+#include "runtime/cpu.h"
 
 namespace fathom {
 
@@ -24,6 +25,7 @@ struct InferenceFit {
   // pages the system may drop and read again, or in memory of our own.
   std::map<std::string, int64_t> weight_bytes;
   int64_t mapped_bytes = 0, own_bytes = 0;
+  bool panels = false;  // copied and brought into panels (InferenceOptions::panels)
   int64_t table_bytes = 0;    // of positions
   int64_t working_bytes = 0;  // of a piece of a prompt
   int64_t program_bytes = 0;  // without any model
@@ -34,10 +36,18 @@ struct InferenceFit {
   std::vector<Remedy> remedies;    // cheapest first; empty where it fits
 };
 
-// Of one sequence of context_tokens (0: 4096, or the model's context). The folder's tensors must
-// fit its configuration.
+struct InferenceUse {
+  int64_t context_tokens = 0;  // of one sequence; 0: 4096, or the model's context
+  // Of `serve`, `chat` and `bench`, which bring weights into panels where the processor's products
+  // (`isa`) read them; the other verbs use the files as they lie.
+  bool panels = false;
+  IsaLevel isa = choose_isa_level();
+  int64_t available_bytes = 0;  // 0: what this machine has
+};
+
+// The folder's tensors must fit its configuration.
 InferenceFit inference_fit(FileSystem& files, const std::string& folder, const Policy& policy,
-                           int64_t context_tokens);
+                           const InferenceUse& use);
 
 std::string fit_text(const InferenceFit& fit);
 // The value of "here" in inspect's JSON.

@@ -13,23 +13,6 @@ int64_t num_positions(const ModelConfig& config, int64_t max_positions) {
                            : config.max_position_embeddings;
 }
 
-// Places mapped weights that panels can hold in memory of our own; false: they are too many.
-bool copy_for_panels(const ModelConfig& config, const std::vector<ParameterSpec>& specs,
-                     std::vector<ParameterPlace>& places) {
-  const std::vector<bool> fits = fit_for_panels(config, specs, places);
-  int64_t num_bytes = 0;
-  for (size_t i = 0; i < specs.size(); ++i) {
-    if (fits[i]) num_bytes += specs[i].shape.num_elements() * dtype_bytes(places[i].dtype);
-  }
-  if (static_cast<double>(num_bytes) >
-      kPanelMemoryShare * static_cast<double>(available_memory_bytes()))
-    return false;
-  for (size_t i = 0; i < specs.size(); ++i) {
-    if (fits[i]) places[i].data = places[i].scales = nullptr;
-  }
-  return true;
-}
-
 }  // namespace
 
 std::unique_ptr<Model> load_model(Context& ctx, FileSystem& files, const std::string& folder,
@@ -68,7 +51,8 @@ std::unique_ptr<Model> load_for_inference(Context& ctx, FileSystem& files,
   const std::vector<ParameterSpec> specs = parameter_specs(config);
   std::vector<ParameterPlace> places = place_weights(*checkpoint, specs, policy, options.map);
   const bool panels = options.panels && has_loaded_panels(ctx.isa()) &&
-                      policy.activations == DType::kBF16 && copy_for_panels(config, specs, places);
+                      policy.activations == DType::kBF16 &&
+                      copy_for_panels(config, specs, available_memory_bytes(), places);
   ParameterSet weights("weights", specs, checkpoint, places);
   const LoadReport loaded = load_weights(ctx, *checkpoint, weights, options.load);
   if (panels) weights.to_panels(ctx, config);

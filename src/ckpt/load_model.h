@@ -25,13 +25,12 @@ std::unique_ptr<Model> load_any_model(Context& ctx, FileSystem& files, const std
 // (place_weights.h), and are used where they lie in the mapped files, so that a start reads only
 // what the first tokens touch. The files must stay as they are while the model lives; if one
 // shrinks nevertheless, check_mapped_memory() (core/mapped_memory.h) says so.
-inline constexpr double kPanelMemoryShare = 0.7;
 struct InferenceOptions {
   LoadOptions load;
   bool map = true;  // false: everything is copied into memory
   // For use over many tokens: weights of bf16 and FP8 are copied and brought into panels, where the
-  // processor has products for them and they take at most kPanelMemoryShare of the memory that is
-  // free. The start then reads all of them.
+  // processor has products for them and they take at most kPanelMemoryShare (place_weights.h) of the
+  // memory that is free. The start then reads all of them.
   bool panels = false;
 };
 std::unique_ptr<Model> load_for_inference(Context& ctx, FileSystem& files,

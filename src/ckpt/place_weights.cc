@@ -127,4 +127,19 @@ std::vector<ParameterPlace> place_weights(const CheckpointReader& reader,
   return Placer(reader, specs, policy, map).places();
 }
 
+bool copy_for_panels(const ModelConfig& config, const std::vector<ParameterSpec>& specs,
+                     int64_t available_bytes, std::vector<ParameterPlace>& places) {
+  const std::vector<bool> fits = fit_for_panels(config, specs, places);
+  int64_t num_bytes = 0;
+  for (size_t i = 0; i < specs.size(); ++i) {
+    if (fits[i]) num_bytes += specs[i].shape.num_elements() * dtype_bytes(places[i].dtype);
+  }
+  if (static_cast<double>(num_bytes) > kPanelMemoryShare * static_cast<double>(available_bytes))
+    return false;
+  for (size_t i = 0; i < specs.size(); ++i) {
+    if (fits[i]) places[i].data = places[i].scales = nullptr;
+  }
+  return true;
+}
+
 }  // namespace fathom

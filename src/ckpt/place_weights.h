@@ -21,4 +21,11 @@ std::vector<ParameterPlace> place_weights(const CheckpointReader& reader,
                                           const std::vector<ParameterSpec>& specs,
                                           const Policy& policy, bool map);
 
+// For long use: takes the mapped weights that panels can hold (fit_for_panels) into memory of our
+// own, where they take at most kPanelMemoryShare of what is free; false, and nothing changes, where
+// they take more.
+inline constexpr double kPanelMemoryShare = 0.7;
+bool copy_for_panels(const ModelConfig& config, const std::vector<ParameterSpec>& specs,
+                     int64_t available_bytes, std::vector<ParameterPlace>& places);
+
 }  // namespace fathom

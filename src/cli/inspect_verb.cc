@@ -11,7 +11,7 @@ namespace fathom::cli {
 namespace {
 
 struct Options {
-  std::string model, precision = "bf16";
+  std::string model, precision = "bf16", use = "generate";
   int64_t context = 0;
   bool json = false, here = false;
 };
@@ -22,7 +22,8 @@ int run_inspect(const Options& options) {
   InferenceFit fit;
   if (here) {
     fit = inference_fit(local_file_system(), options.model, policy_by_name(options.precision),
-                        options.context);
+                        {.context_tokens = options.context,
+                         .panels = options.use == "serve"});
   }
   if (options.json) {
     Json json = parse_json(summary_json(summary), "summary");
@@ -51,6 +52,10 @@ Verb inspect_verb() {
                      "with --here: tokens of prompt and answer (0: 4096, or the model's context)");
             line.add("--precision", options->precision, "with --here: of generate")
                 .one_of(inference_policy_names());
+            line.add("--use", options->use,
+                     "with --here: generate (and the other verbs that use weights where they lie), "
+                     "or serve (and chat and bench, which bring them into panels)")
+                .one_of({"generate", "serve"});
             line.add_json(options->json);
           },
       .run = [options] { return run_inspect(*options); }};

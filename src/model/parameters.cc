@@ -1,6 +1,7 @@
 #include "model/parameters.h"
 
 #include "core/integer.h"
+#include "model/parameter_bytes.h"
 
 namespace fathom {
 namespace {
@@ -212,6 +213,41 @@ static bool has_scales(const ParameterPlace& place) {
          (place.grain != ScaleGrain::kPanel || panel_has_scales(place.dtype));
 }
 
+// Codes first, then scales: both of neighbours follow each other without a gap.
+static void lay_out(Arena& arena, const std::vector<ParameterSpec>& specs,
+                    const std::vector<ParameterPlace>& places, std::vector<TensorView>& views,
+                    std::vector<TensorView>& scales) {
+  views.assign(specs.size(), {});
+  scales.assign(specs.size(), {});
+  for (size_t i = 0; i < specs.size(); ++i) {
+    const ParameterSpec& spec = specs[i];
+    const ParameterPlace& place = places[i];
+    const Shape shape = codes_shape(spec, place);
+    views[i] = place.data == nullptr
+                   ? arena.allocate(place.dtype, shape, spec.name.c_str(), spec.packed)
+                   : TensorView(const_cast<void*>(place.data), place.dtype, shape,
+                                spec.name.c_str());
+  }
+  for (size_t i = 0; i < specs.size(); ++i) {
+    const ParameterSpec& spec = specs[i];
+    const ParameterPlace& place = places[i];
+    if (!has_scales(place)) continue;
+    const DType dtype = place.grain == ScaleGrain::kPanel ? DType::kBF16 : DType::kF32;
+    const Shape shape = scales_shape(spec, place);
+    scales[i] = place.scales == nullptr
+                    ? arena.allocate(dtype, shape, spec.name.c_str(), spec.packed)
+                    : TensorView(const_cast<void*>(place.scales), dtype, shape, spec.name.c_str());
+  }
+}
+
+int64_t own_parameter_bytes(const std::vector<ParameterSpec>& specs,
+                            const std::vector<ParameterPlace>& places) {
+  Arena measure("weights");
+  std::vector<TensorView> views, scales;
+  lay_out(measure, specs, places, views, scales);
+  return measure.used_bytes();
+}
+
 ParameterSet::ParameterSet(const std::string& arena_name, const std::vector<ParameterSpec>& specs,
                            ParameterDtypes dtypes)
     : ParameterSet(arena_name, specs, nullptr, places_of(specs, dtypes)) {}
@@ -224,29 +260,7 @@ ParameterSet::ParameterSet(const std::string& arena_name, const std::vector<Para
       owner_(std::move(owner)),
       arena_(measured_arena(arena_name, [&](Arena& arena) {
         FATHOM_CHECK_EQ(places_.size(), specs_->size(), "places of parameters");
-        views_.assign(specs_->size(), {});
-        scales_.assign(specs_->size(), {});
-        // Codes first, then scales: both of neighbours follow each other without a gap.
-        for (size_t i = 0; i < specs_->size(); ++i) {
-          const ParameterSpec& spec = (*specs_)[i];
-          const ParameterPlace& place = places_[i];
-          const Shape shape = codes_shape(spec, place);
-          views_[i] = place.data == nullptr
-                          ? arena.allocate(place.dtype, shape, spec.name.c_str(), spec.packed)
-                          : TensorView(const_cast<void*>(place.data), place.dtype, shape,
-                                       spec.name.c_str());
-        }
-        for (size_t i = 0; i < specs_->size(); ++i) {
-          const ParameterSpec& spec = (*specs_)[i];
-          const ParameterPlace& place = places_[i];
-          if (!has_scales(place)) continue;
-          const DType dtype = place.grain == ScaleGrain::kPanel ? DType::kBF16 : DType::kF32;
-          const Shape shape = scales_shape(spec, place);
-          scales_[i] =
-              place.scales == nullptr
-                  ? arena.allocate(dtype, shape, spec.name.c_str(), spec.packed)
-                  : TensorView(const_cast<void*>(place.scales), dtype, shape, spec.name.c_str());
-        }
+        lay_out(arena, *specs_, places_, views_, scales_);
       })) {
   for (size_t i = 0; i < specs_->size(); ++i) {
     const bool inserted = index_.emplace((*specs_)[i].name, static_cast<int64_t>(i)).second;
@@ -406,16 +420,34 @@ void ParameterSet::to_panels(Context& ctx, const ModelConfig& config) {
   }
 }
 
+static void lay_out_keys(Arena& arena, const ModelConfig& config,
+                         const std::vector<ParameterSpec>& specs, const std::vector<bool>& fits,
+                         std::vector<TensorView>& keys) {
+  const Shape shape{config.num_attention_heads, config.kv_lora_rank, config.qk_nope_head_dim};
+  keys.assign(specs.size(), {});
+  for (size_t i = 0; i < specs.size(); ++i) {
+    if (fits[i] && is_kv_b(specs[i]))
+      keys[i] = arena.allocate(DType::kBF16, shape, "transposed_keys_HCN");
+  }
+}
+
+int64_t transposed_key_bytes(const ModelConfig& config, const std::vector<ParameterSpec>& specs,
+                             const std::vector<ParameterPlace>& places,
+                             const std::vector<bool>& fits) {
+  Arena measure("transposed_keys");
+  std::vector<TensorView> keys;
+  std::vector<bool> own = fits;
+  for (size_t i = 0; i < own.size(); ++i) own[i] = own[i] && places[i].data == nullptr;
+  lay_out_keys(measure, config, specs, own, keys);
+  return measure.used_bytes();
+}
+
 void ParameterSet::transpose_keys(Context& ctx, const ModelConfig& config,
                                   const std::vector<bool>& fits) {
   const int64_t H = config.num_attention_heads, C = config.kv_lora_rank;
   const int64_t N = config.qk_nope_head_dim, Z = N + config.v_head_dim;
-  transposed_keys_.assign(views_.size(), {});
   keys_arena_ = measured_arena("transposed_keys", [&](Arena& arena) {
-    for (size_t i = 0; i < views_.size(); ++i) {
-      if (fits[i] && is_kv_b((*specs_)[i]))
-        transposed_keys_[i] = arena.allocate(DType::kBF16, Shape{H, C, N}, "transposed_keys_HCN");
-    }
+    lay_out_keys(arena, config, *specs_, fits, transposed_keys_);
   });
   for (size_t i = 0; i < views_.size(); ++i) {
     if (transposed_keys_[i].empty()) continue;
