@@ -2,6 +2,7 @@
 #include <sys/wait.h>
 
 #include <cstdio>
+#include <algorithm>
 #include <filesystem>
 
 #include "ckpt/safetensors.h"
@@ -182,6 +183,49 @@ TEST_F(ProgramTest, TrainsResumesAndWritesWhatIsPromised) {
                       path("run/checkpoints/step-00000004")));
   ASSERT_EQ(outcome.status, 0) << outcome.errors;
   EXPECT_TRUE(parse_json(outcome.output, "generate").contains("text"));
+
+  // A model of four steps writes noise; in the form that was asked for.
+  const auto reply = [&](const std::string& options) {
+    const Outcome generated =
+        run(fmt::format("generate --model {} --prompt 'Line 7' --max-tokens 60 --json {}",
+                        path("run/checkpoints/step-00000004"), options));
+    EXPECT_EQ(generated.status, 0) << generated.errors;
+    return parse_json(generated.output, "generate");
+  };
+  for (const char* speculate : {"on", "off"}) {
+    const std::string rest = fmt::format(" --speculate {}", speculate);
+    Json json = reply("--regex '[0-9]{3}-(ab|cd)'" + rest);
+    const std::string text = json["text"];
+    EXPECT_EQ(json["finish_reason"], "stop");
+    ASSERT_EQ(text.size(), 6u) << text;
+    EXPECT_EQ(text.find_first_not_of("0123456789"), 3u) << text;
+    EXPECT_TRUE(text.ends_with("-ab") || text.ends_with("-cd")) << text;
+    json = reply("--choice yes --choice no --choice 'perhaps, later'" + rest);
+    EXPECT_TRUE(json["text"] == "yes" || json["text"] == "no" || json["text"] == "perhaps, later");
+    const std::string schema =
+        write("schema.json",
+              R"({"type":"object","properties":{"a":{"enum":[1,2]}},"required":["a"],
+                  "additionalProperties":false})");
+    json = parse_json(reply("--json-schema " + schema + rest)["text"].get<std::string>(), "reply");
+    EXPECT_TRUE(json["a"] == 1 || json["a"] == 2);
+  }
+  // Some stop string of the unstopped reply: what comes before it comes out.
+  const Json whole = reply("--temperature 0");
+  const std::string text = whole["text"];
+  ASSERT_GT(text.size(), 8u);
+  std::string stop;
+  for (size_t i = 4; i + 3 < text.size() && stop.empty(); ++i) {
+    const std::string three = text.substr(i, 3);
+    if (std::all_of(three.begin(), three.end(),
+                    [](char c) { return c >= ' ' && c <= '~' && c != '\''; }))
+      stop = three;
+  }
+  ASSERT_FALSE(stop.empty());
+  const Json cut = reply("--temperature 0 --stop nowhere-in-it --stop '" + stop + "'");
+  EXPECT_EQ(cut["text"], text.substr(0, text.find(stop)));
+  EXPECT_EQ(cut["stop"], stop);
+  EXPECT_EQ(cut["finish_reason"], "stop");
+  EXPECT_LE(cut["tokens"].size(), whole["tokens"].size());
 }
 
 TEST_F(ProgramTest, EachMistakeGetsOneClearError) {
@@ -219,6 +263,17 @@ TEST_F(ProgramTest, EachMistakeGetsOneClearError) {
       {fmt::format("generate --model {} --tokens {} --temperature -1", model, tokens), 2,
        "temperature"},
       {fmt::format("generate --model {}", model), 2, "--prompt"},
+      {fmt::format("generate --model {} --tokens {} --stop x", model, tokens), 2, "--stop"},
+      {fmt::format("generate --model {} --prompt x --regex '(a'", model), 2, "--regex"},
+      {fmt::format("generate --model {} --prompt x --stop ''", model), 2, "--stop"},
+      {fmt::format("generate --model {} --prompt x --json-schema {}", model,
+                   write("schema.json", R"({"type":"objekt"})")),
+       2, "--json-schema"},
+      {fmt::format("generate --model {} --prompt x --json-schema {}", model, path("no.json")), 2,
+       "no.json"},
+      {fmt::format("generate --model {} --prompt x --regex a --choice b", model), 2, "--choice"},
+      {fmt::format("generate --model {} --prompt x --choice b --ignore-eos", model), 2,
+       "--ignore-eos"},
   };
   for (const Mistake& mistake : mistakes) {
     const Outcome outcome = run(mistake.arguments);

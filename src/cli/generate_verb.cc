@@ -4,11 +4,14 @@
 
 #include "ckpt/gguf_tokenizer.h"
 #include "cli/model_loading.h"
+#include "cli/reply_form.h"
 #include "cli/sampling_options.h"
 #include "cli/token_lists.h"
 #include "cli/verbs.h"
 #include "core/json.h"
 #include "data/tokenizer/tokenizer.h"
+#include "data/tokenizer/unicode.h"
+#include "infer/stop_strings.h"
 
 namespace fathom::cli {
 namespace {
@@ -18,6 +21,7 @@ constexpr int64_t kMaxDraft = 2;
 struct Options {
   std::string model, tokens, prompt, precision = "bf16", speculate = "on";
   SamplingArguments sampling;
+  ReplyForm form;
   int64_t threads = 0;
   double expert_memory = 0;  // GB
   bool json = false, ignore_eos = false;
@@ -54,15 +58,20 @@ int run_tokens(Context& ctx, const Model& model, const Options& options,
   return kExitDone;
 }
 
-int run_text(Context& ctx, const Model& model, const Options& options, GenerateOptions generation) {
+int run_text(Context& ctx, const Model& model, const Options& options, GenerateOptions generation,
+             const Automaton* language) {
   const Tokenizer tokenizer = load_tokenizer(local_file_system(), options.model);
   generation.sampling.num_token_ids = tokenizer.vocab_size();
   std::vector<int32_t> prompt;
   if (tokenizer.special().bos != kNoToken) prompt.push_back(tokenizer.special().bos);
   tokenizer.encode(options.prompt, {}, prompt);
-  StreamDecoder decoder(tokenizer, {.skip_special = true});
+  if (language != nullptr)
+    generation.constraint = make_constraint(*language, tokenizer, generation.stop_tokens);
+  StopMatcher matcher(options.form.stop);
+  bool stopped = false;
   std::string text;
-  const auto emit = [&](const std::string& piece) {
+  const auto emit = [&](const std::string& bytes) {
+    const std::string piece = utf8_with_replacement(bytes);
     text += piece;
     if (options.json || piece.empty()) return;
     fmt::print("{}", piece);
@@ -71,16 +80,23 @@ int run_text(Context& ctx, const Model& model, const Options& options, GenerateO
   const GenerateResult result = generate(
       ctx, model, prompt, generation,
       [&](int32_t token) {
-        emit(decoder.push(token));
-        return true;
+        std::string bytes;
+        if (!tokenizer.is_special(token)) stopped = matcher.push(tokenizer.token_bytes(token), bytes);
+        emit(bytes);
+        return !stopped;
       },
       options.engine());
-  emit(decoder.finish());
+  if (!stopped) {
+    std::string rest;
+    matcher.finish(rest);
+    emit(rest);
+  }
   if (options.json) {
     Json json = counts_json(result.usage);
     json["text"] = text;
     json["tokens"] = result.tokens;
-    json["finish_reason"] = finish_name(result.finish_reason);
+    json["finish_reason"] = finish_name(stopped ? FinishReason::kStop : result.finish_reason);
+    if (stopped) json["stop"] = options.form.stop[static_cast<size_t>(matcher.stop_idx())];
     fmt::print("{}\n", json.dump());
   } else {
     fmt::print("\n");
@@ -94,6 +110,14 @@ int run(const Options& options) {
   }
   const GenerateOptions base = options.sampling.options();
   validate(base.sampling);
+  if (!options.form.is_free() && options.prompt.empty()) {
+    fail(ErrorKind::kUsage,
+         "generate: --stop, --regex, --choice, --json-object and --json-schema are about text: "
+         "give --prompt, not --tokens");
+  }
+  if (options.form.has_language() && options.ignore_eos)
+    fail(ErrorKind::kUsage, "generate: a reply of a given form ends: leave out --ignore-eos");
+  const auto language = options.form.language();
   Context ctx(static_cast<int>(options.threads));
   const auto model = open_model(ctx, options.model, options.precision,
                                 /*skip_mtp=*/!options.speculates());
@@ -105,7 +129,7 @@ int run(const Options& options) {
     for (const int64_t id : config.more_eos_token_ids)
       generation.stop_tokens.push_back(static_cast<int32_t>(id));
   }
-  return options.tokens.empty() ? run_text(ctx, *model, options, generation)
+  return options.tokens.empty() ? run_text(ctx, *model, options, generation, language.get())
                                 : run_tokens(ctx, *model, options, generation);
 }
 
@@ -121,6 +145,7 @@ Verb generate_verb() {
                 line.add("--prompt", options->prompt, "text to continue");
                 line.add("--tokens", options->tokens, "JSON file of token ids to continue instead");
                 options->sampling.declare(line);
+                options->form.declare(line);
                 line.add("--ignore-eos", options->ignore_eos, "go on behind the end token");
                 line.add("--precision", options->precision, "format of weights and activations")
                     .one_of(inference_policy_names());

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/error.h"
+#include "infer/constraint/request_constraint.h"
 
 namespace fathom {
 namespace {
@@ -24,6 +25,8 @@ Request request_for(std::span<const int32_t> prompt, const GenerateOptions& opti
   request.max_tokens = options.max_tokens;
   request.sampling = options.sampling;
   request.stop_tokens = options.stop_tokens;
+  if (options.constraint != nullptr)
+    request.constraint = std::make_shared<RequestConstraint>(options.constraint);
   request.on_event = [&result, on_token, cancelled = false](const RequestEvent& event) mutable {
     for (const GeneratedToken& token : event.tokens) {
       if (cancelled) break;

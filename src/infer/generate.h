@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "infer/constraint/constraint.h"
 #include "infer/engine.h"
 
 namespace fathom {
@@ -17,6 +18,7 @@ struct GenerateOptions {
   SamplingOptions sampling;
   std::vector<int32_t>
       stop_tokens;  // generation ends behind one of these; it is not part of the result
+  std::shared_ptr<Constraint> constraint;  // on the reply; its end tokens are stop tokens too
 };
 
 struct GenerateResult {
