@@ -24,14 +24,15 @@ struct PreTokenizerName {
   const char* name;
   std::vector<std::string> patterns;
   bool ignore_merges;  // on reading; llama.cpp settles it by the name
+  bool nfc;            // on reading, as the models of that name have it; llama.cpp never normalises
 };
 // The first name of a list of patterns is the one written.
 const std::vector<PreTokenizerName>& pre_tokenizer_names() {
   static const std::vector<PreTokenizerName> names = {
-      {"deepseek-v3", deepseek_split_patterns(), false},
-      {"qwen2", {kQwen2Pattern}, false},
-      {"deepseek-r1-qwen", {kQwen2Pattern}, false},
-      {"llama-bpe", {kLlama3Pattern}, true},
+      {"deepseek-v3", deepseek_split_patterns(), false, false},
+      {"qwen2", {kQwen2Pattern}, false, true},
+      {"deepseek-r1-qwen", {kQwen2Pattern}, false, true},
+      {"llama-bpe", {kLlama3Pattern}, true, false},
   };
   return names;
 }
@@ -132,10 +133,12 @@ GgufMetadata gguf_from_tokenizer(const Tokenizer& tokenizer, const ModelConfig& 
   const TokenizerDefinition& definition = tokenizer.definition();
   const char* pre = nullptr;
   for (const PreTokenizerName& known : pre_tokenizer_names()) {
-    if (pre == nullptr && known.patterns == definition.split_patterns) pre = known.name;
+    if (pre == nullptr && known.patterns == definition.split_patterns &&
+        (known.nfc || !definition.nfc))
+      pre = known.name;
   }
   if (pre == nullptr) {
-    throw_bad_input({where, "pre_tokenizer", "split patterns that llama.cpp has no name for",
+    throw_bad_input({where, "pre_tokenizer", "split patterns (or a normaliser with them) that llama.cpp has no name for",
                      "those of " + known_names(),
                      "a file with other patterns would cut text in silence otherwise than here"});
   }
@@ -195,6 +198,7 @@ Tokenizer gguf_to_tokenizer(const GgufMetadata& metadata, const std::string& whe
   if (known == nullptr) keys.refuse("pre", "\"" + pre + "\"", known_names());
   definition.split_patterns = known->patterns;
   definition.ignore_merges = known->ignore_merges;
+  definition.nfc = known->nfc;
 
   const std::vector<std::string>& tokens = keys.texts("tokens");
   const GgufValue* types = keys.find("token_type");

@@ -72,6 +72,14 @@ TEST(GgufTokenizer, OtherSplitPatternsAreNotWritten) {
               gguf_from_tokenizer(other, config_of(other, 0), "folder");
             }).find("deepseek-v3, qwen2"),
             std::string::npos);
+  // Readers of a name of DeepSeek's do not normalise.
+  TokenizerDefinition normalising = small().definition();
+  normalising.nfc = true;
+  EXPECT_NE(error_of([&] {
+              const Tokenizer refused(normalising);
+              gguf_from_tokenizer(refused, config_of(refused, 0), "folder");
+            }).find("normaliser"),
+            std::string::npos);
   const Tokenizer tokenizer = small();
   EXPECT_NE(error_of([&] {
               gguf_from_tokenizer(tokenizer, config_of(tokenizer, -1), "folder");

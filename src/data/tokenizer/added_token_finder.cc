@@ -1,10 +1,18 @@
 #include "data/tokenizer/added_token_finder.h"
 
+#include "data/tokenizer/nfc.h"
+
 namespace fathom {
 
-AddedTokenFinder::AddedTokenFinder(const std::vector<AddedToken>& added) {
-  for (const AddedToken& token : added)
-    (token.normalized ? normalized_ : raw_).insert(token.content, token.id);
+AddedTokenFinder::AddedTokenFinder(const std::vector<AddedToken>& added, bool nfc) {
+  std::string memory;
+  for (const AddedToken& token : added) {
+    if (!token.normalized) {
+      raw_.insert(token.content, token.id);
+    } else {
+      normalized_.insert(nfc ? to_nfc(token.content, memory) : token.content, token.id);
+    }
+  }
 }
 
 void AddedTokenFinder::Trie::insert(std::string_view content, TokenId id) {
@@ -35,11 +43,11 @@ AddedTokenFinder::Found AddedTokenFinder::Trie::longest_at(std::string_view text
   return longest;
 }
 
-void AddedTokenFinder::find(const Trie& trie, std::string_view text, size_t begin, size_t end,
-                            std::vector<Found>& found) {
-  const std::string_view window = text.substr(0, end);
-  for (size_t at = begin; at < end;) {
-    const Found here = trie.longest_at(window, at);
+std::vector<AddedTokenFinder::Found> AddedTokenFinder::find(const Trie& trie,
+                                                            std::string_view text) {
+  std::vector<Found> found;
+  for (size_t at = 0; at < text.size();) {
+    const Found here = trie.longest_at(text, at);
     if (here.id == kNoToken) {
       ++at;
     } else {
@@ -47,20 +55,7 @@ void AddedTokenFinder::find(const Trie& trie, std::string_view text, size_t begi
       at = here.end;
     }
   }
-}
-
-std::vector<AddedTokenFinder::Found> AddedTokenFinder::find_all(std::string_view text) const {
-  std::vector<Found> raw;
-  find(raw_, text, 0, text.size(), raw);
-  std::vector<Found> all;
-  size_t at = 0;
-  for (const Found& r : raw) {
-    find(normalized_, text, at, r.begin, all);
-    all.push_back(r);
-    at = r.end;
-  }
-  find(normalized_, text, at, text.size(), all);
-  return all;
+  return found;
 }
 
 }  // namespace fathom

@@ -1,6 +1,6 @@
 // Finds added tokens written out in a text, as `tokenizers` does: first those that are not
-// `normalized`, then, between them, those that are; each time leftmost, and the longest that starts
-// there.
+// `normalized`, then, in the normalised text between them, those that are; each time leftmost, and
+// the longest that starts there.
 #pragma once
 
 #include <cstdint>
@@ -14,14 +14,18 @@ namespace fathom {
 
 class AddedTokenFinder {
  public:
-  explicit AddedTokenFinder(const std::vector<AddedToken>& added);
+  // With `nfc`, the text between is in form C, and so are the tokens looked for in it.
+  AddedTokenFinder(const std::vector<AddedToken>& added, bool nfc);
 
   struct Found {
     size_t begin = 0;
     size_t end = 0;
     TokenId id = kNoToken;
   };
-  std::vector<Found> find_all(std::string_view text) const;
+  std::vector<Found> find_raw(std::string_view text) const { return find(raw_, text); }
+  std::vector<Found> find_normalized(std::string_view text) const {
+    return find(normalized_, text);
+  }
 
  private:
   // A tree of the tokens' bytes.
@@ -37,8 +41,7 @@ class AddedTokenFinder {
     std::vector<TokenId> ends_here_;  // of each node
     bool starts_[256] = {};
   };
-  static void find(const Trie& trie, std::string_view text, size_t begin, size_t end,
-                   std::vector<Found>& found);
+  static std::vector<Found> find(const Trie& trie, std::string_view text);
 
   Trie raw_;
   Trie normalized_;

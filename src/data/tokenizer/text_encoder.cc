@@ -74,15 +74,9 @@ void TextEncoder::encode(std::string_view text, const EncodeOptions& options,
     ids.reserve(ids.size() + text.size());
     wish_huge_pages(ids.data() + ids.size(), text.size() * sizeof(TokenId));
   }
-  size_t at = 0;
-  if (options.allow_special) {
-    for (const AddedTokenFinder::Found& found : impl.added.find_all(text)) {
-      memory_->encode_text(impl, text.substr(at, found.begin - at), ids);
-      ids.push_back(found.id);
-      at = found.end;
-    }
-  }
-  memory_->encode_text(impl, text.substr(at), ids);
+  impl.for_each_part(
+      text, options, [&](std::string_view part) { memory_->encode_text(impl, part, ids); },
+      [&](TokenId id) { ids.push_back(id); });
 }
 
 BatchEncoder::BatchEncoder(Tokenizer tokenizer, ThreadPool* threads)
@@ -113,8 +107,11 @@ std::vector<std::vector<TokenId>> BatchEncoder::encode(std::span<const std::stri
     bool is_whole;
     std::vector<TokenId> ids;
   };
-  // A cut may not fall into an added token written out in the text.
-  const bool may_cut = tokenizer_.impl_->pre_tokenizer.uses_scanner() && !options.allow_special;
+  // A cut may not fall into an added token written out in the text, nor between letters that
+  // normalisation composes.
+  const Tokenizer::Impl& impl = *tokenizer_.impl_;
+  const bool may_cut = impl.pre_tokenizer.uses_scanner() && !options.allow_special &&
+                       !impl.definition.nfc;
   std::vector<Part> parts;
   for (size_t i = 0; i < texts.size(); ++i) {
     std::string_view rest = texts[i];

@@ -93,7 +93,7 @@ Tokenizer::Impl::Impl(TokenizerDefinition d, const std::string& where)
       pre_tokenizer(definition.split_patterns, where),
       merges(definition.merges, checked.byte_tokens),
       whole_pieces(definition.tokens),
-      added(definition.added) {
+      added(definition.added, definition.nfc) {
   // A piece may be looked up as a whole where merging would lead to that token anyway (not every
   // token is what its own bytes merge to), or where the vocabulary says to ignore the merges.
   BpeScratch scratch;
@@ -165,15 +165,7 @@ void Tokenizer::encode(std::string_view text, const EncodeOptions& options,
     impl_->pre_tokenizer.for_each_piece(
         part, ends, [&](std::string_view piece) { impl_->encode_piece(piece, scratch, ids); });
   };
-  size_t at = 0;
-  if (options.allow_special) {
-    for (const AddedTokenFinder::Found& found : impl_->added.find_all(text)) {
-      encode_text(text.substr(at, found.begin - at));
-      ids.push_back(found.id);
-      at = found.end;
-    }
-  }
-  encode_text(text.substr(at));
+  impl_->for_each_part(text, options, encode_text, [&](TokenId id) { ids.push_back(id); });
 }
 
 std::vector<TokenId> Tokenizer::encode(std::string_view text, const EncodeOptions& options) const {

@@ -2,7 +2,7 @@
 //
 // A Tokenizer is immutable and cheap to copy (copies share one vocabulary); every method may be
 // called from any number of threads. Text is bytes: invalid UTF-8 is encoded too and comes back
-// byte for byte.
+// byte for byte. Where the file has the normaliser NFC, what comes back is the text's form C.
 //
 // Added tokens (those of the `added_tokens` list, whether marked special or not) are recognised in
 // text only when EncodeOptions::allow_special says so. That departs from `tokenizers`, which always
@@ -47,6 +47,7 @@ struct TokenizerDefinition {
   std::vector<std::string>
       split_patterns;          // regular expressions, each run on the pieces of the last
   bool ignore_merges = false;  // a piece that is a token as a whole is not merged up to
+  bool nfc = false;            // text is brought to Unicode's form C first (nfc.h)
 };
 
 // The three patterns that DeepSeek-V3 publishes (SPEC C.12).
@@ -124,7 +125,8 @@ class Tokenizer {
   // Error(kBadInput).
   std::string decode(std::span<const TokenId> ids, const DecodeOptions& options = {}) const;
 
-  // The pieces that the pre-tokenizer cuts `text` into; together they are `text`.
+  // The pieces that the pre-tokenizer cuts `text` into; together they are `text`, which is taken as
+  // it stands (in form C, where the tokenizer normalises).
   std::vector<std::string_view> pieces(std::string_view text) const;
 
   struct Impl;  // tokenizer_impl.h

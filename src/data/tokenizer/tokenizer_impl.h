@@ -8,6 +8,7 @@
 #include "data/tokenizer/added_token_finder.h"
 #include "data/tokenizer/backtracking_bpe.h"
 #include "data/tokenizer/bpe.h"
+#include "data/tokenizer/nfc.h"
 #include "data/tokenizer/pre_tokenizer.h"
 #include "data/tokenizer/tokenizer.h"
 #include "data/tokenizer/whole_pieces.h"
@@ -40,6 +41,34 @@ struct Tokenizer::Impl {
     } else {
       merges.merge(piece, scratch.merging, ids);
     }
+  }
+
+  // on_text(part) for the ordinary text, normalised, and on_token(id) for the added tokens in it
+  // that are wanted, in order.
+  template <typename OnText, typename OnToken>
+  void for_each_part(std::string_view text, const EncodeOptions& options, OnText&& on_text,
+                     OnToken&& on_token) const {
+    std::string memory;
+    const auto normalised = [&](std::string_view part) {
+      return definition.nfc ? to_nfc(part, memory) : part;
+    };
+    if (!options.allow_special) {
+      on_text(normalised(text));
+      return;
+    }
+    const auto walk = [&](std::string_view whole, const auto& found, auto&& on_gap) {
+      size_t at = 0;
+      for (const AddedTokenFinder::Found& token : found) {
+        on_gap(whole.substr(at, token.begin - at));
+        on_token(token.id);
+        at = token.end;
+      }
+      on_gap(whole.substr(at));
+    };
+    walk(text, added.find_raw(text), [&](std::string_view gap) {
+      const std::string_view part = normalised(gap);
+      walk(part, added.find_normalized(part), on_text);
+    });
   }
 
   TokenizerDefinition definition;

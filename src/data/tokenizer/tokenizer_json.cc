@@ -79,13 +79,6 @@ void check_outer_form(const Field& root) {
   root.member("truncation")
       .expect(root.member("truncation").is_null(), "null (Fathom never cuts silently)");
   root.member("padding").expect(root.member("padding").is_null(), "null");
-  const Field normalizer = root.member("normalizer");
-  if (!normalizer.is_null()) {
-    const bool empty = normalizer.json().is_object() &&
-                       normalizer.member("type").string() == "Sequence" &&
-                       normalizer.member("normalizers").array_size() == 0;
-    normalizer.expect(empty, "null or an empty Sequence");
-  }
   const std::string decoder = root.member("decoder").member("type").string();
   if (decoder != "ByteLevel")
     root.member("decoder").member("type").wrong("\"" + decoder + "\"", "ByteLevel");
@@ -99,6 +92,23 @@ void check_outer_form(const Field& root) {
       post.member("type").wrong("\"" + type + "\"", "ByteLevel or TemplateProcessing");
     }
   }
+}
+
+// Whether the normaliser is NFC; anything but that, nothing, and sequences of them is refused.
+bool read_normalizer(const Field& normalizer) {
+  if (normalizer.is_null()) return false;
+  const std::string type = normalizer.member("type").string();
+  if (type == "NFC") {
+    normalizer.only_keys({"type"});
+    return true;
+  }
+  if (type != "Sequence") normalizer.member("type").wrong("\"" + type + "\"", "NFC or Sequence");
+  normalizer.only_keys({"type", "normalizers"});
+  const Field stages = normalizer.member("normalizers");
+  const size_t count = stages.array_size();
+  bool nfc = false;
+  for (size_t i = 0; i < count; ++i) nfc |= read_normalizer(stages.element(i));
+  return nfc;
 }
 
 // Appends the patterns of one pre-tokenizer; returns whether it was the closing ByteLevel.
@@ -302,6 +312,7 @@ TokenizerDefinition parse_tokenizer_json(std::string_view text, const std::strin
   const Field root(json.root, "", where);
   check_outer_form(root);
   TokenizerDefinition definition;
+  definition.nfc = read_normalizer(root.member("normalizer"));
   definition.split_patterns = read_pre_tokenizers(root);
   definition.added = read_added(root);
   const Field model = root.member("model");
@@ -349,7 +360,9 @@ std::string tokenizer_json(const TokenizerDefinition& definition) {
   const auto quoted = [](std::string_view s) { return Json(s).dump(); };
   std::string out =
       "{\n\"version\": \"1.0\",\n\"truncation\": null,\n\"padding\": null,\n\"added_tokens\": ";
-  out += added.dump() + ",\n\"normalizer\": null,\n\"pre_tokenizer\": ";
+  out += added.dump() + ",\n\"normalizer\": ";
+  out += definition.nfc ? R"({"type": "NFC"})" : "null";
+  out += ",\n\"pre_tokenizer\": ";
   out += Json({{"type", "Sequence"}, {"pretokenizers", stages}}).dump();
   out += ",\n\"post_processor\": " + byte_level.dump() + ",\n\"decoder\": " + byte_level.dump();
   out += fmt::format(

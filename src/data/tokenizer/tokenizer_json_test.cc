@@ -125,7 +125,14 @@ TEST(TokenizerJson, EachBrokenFileSaysWhatIsWrong) {
   broken({"model.dropout"}, [](Json& j) { j["model"]["dropout"] = 0.1; });
   broken({"model.unk_token"}, [](Json& j) { j["model"]["unk_token"] = "<unk>"; });
   broken({"model.byte_fallback"}, [](Json& j) { j["model"]["byte_fallback"] = true; });
-  broken({"normalizer"}, [](Json& j) { j["normalizer"] = {{"type", "NFC"}}; });
+  broken({"normalizer.type", "NFD"}, [](Json& j) { j["normalizer"] = {{"type", "NFD"}}; });
+  broken({"normalizer.normalizers[1].type", "Lowercase"}, [](Json& j) {
+    j["normalizer"] = Json::parse(
+        R"({"type":"Sequence","normalizers":[{"type":"NFC"},{"type":"Lowercase"}]})");
+  });
+  broken({"normalizer", "unknown key \"form\""}, [](Json& j) {
+    j["normalizer"] = {{"type", "NFC"}, {"form", 1}};
+  });
   broken({"truncation"}, [](Json& j) { j["truncation"] = {{"max_length", 5}}; });
   broken({"decoder", "a string"}, [](Json& j) { j["decoder"] = Json::object(); });
   broken({"decoder.type", "Metaspace"}, [](Json& j) { j["decoder"]["type"] = "Metaspace"; });
@@ -160,6 +167,22 @@ TEST(TokenizerJson, EachBrokenFileSaysWhatIsWrong) {
   broken({"invert"}, split("invert", true));
   broken({"pattern", "String"}, split("pattern", {{"String", "a"}}));
   broken({"split pattern 0", "missing"}, split("pattern", {{"Regex", "(a"}}));
+}
+
+TEST(TokenizerJson, NfcIsReadAloneAndInSequencesAndWrittenAgain) {
+  for (const auto& [text, expected] : std::vector<std::pair<std::string, bool>>{
+           {"null", false},
+           {R"({"type":"Sequence","normalizers":[]})", false},
+           {R"({"type":"NFC"})", true},
+           {R"({"type":"Sequence","normalizers":[{"type":"NFC"},{"type":"NFC"}]})", true}}) {
+    Json json = valid_json();
+    json["normalizer"] = Json::parse(text);
+    const Tokenizer tokenizer = load(json);
+    EXPECT_EQ(tokenizer.definition().nfc, expected) << text;
+    const Tokenizer again =
+        Tokenizer::from_json(tokenizer_json(tokenizer.definition()), "again.json");
+    EXPECT_EQ(again.definition().nfc, expected) << text;
+  }
 }
 
 TEST(TokenizerJson, BrokenTextIsAnError) {

@@ -73,6 +73,59 @@ TEST(Tokenizer, EncodesAsTokenizersDoesWithASmallVocabulary) {
   }
 }
 
+TEST(Tokenizer, EncodesAsTokenizersDoesBehindANormaliser) {
+  const Tokenizer tokenizer = Tokenizer::load(local_file_system(), golden("nfc/tokenizer.json"));
+  TextEncoder encoder(tokenizer);
+  std::string all, all_normalised;
+  int64_t num_changed = 0;
+  std::istringstream lines(local_file_system().read_all(golden("nfc/strings.jsonl")));
+  for (std::string line; std::getline(lines, line);) {
+    const Json json = parse_json(line, "strings.jsonl");
+    const std::string text = json.at("text"), normalised = json.at("nfc");
+    const Ids ids = json.at("ids").get<Ids>(), plain_ids = json.value("plain_ids", ids);
+    EXPECT_EQ(tokenizer.encode(text, {.allow_special = true}), ids) << text;
+    EXPECT_EQ(tokenizer.encode(text), plain_ids) << text;
+    EXPECT_EQ(tokenizer.decode(plain_ids), normalised);
+    Ids by_encoder;
+    encoder.encode(text, {.allow_special = true}, by_encoder);
+    EXPECT_EQ(by_encoder, ids) << text;
+    StreamDecoder stream(tokenizer);
+    std::string streamed;
+    for (const TokenId id : plain_ids) streamed += stream.push(id);
+    EXPECT_EQ(streamed + stream.finish(), normalised);
+    num_changed += normalised != text;
+    all += "." + text;
+    all_normalised += "." + normalised;
+  }
+  EXPECT_GT(num_changed, 100);
+  // A long text, which other tokenizers would cut in parts.
+  while (all.size() < 400'000) {
+    all += all;
+    all_normalised += all_normalised;
+  }
+  ThreadPool threads(2);
+  const std::vector<std::string_view> texts = {all};
+  const Ids ids = encode_batch(tokenizer, texts, {}, &threads)[0];
+  EXPECT_EQ(tokenizer.decode(ids), all_normalised);
+  EXPECT_EQ(tokenizer.encode(all), ids);
+  EXPECT_EQ(tokenizer.encode(all_normalised), ids);
+}
+
+// DeepSeek's patterns have a scanner, whose cuts for threads could part a letter from its mark.
+TEST(Tokenizer, LongTextsAreNormalisedTheSameForAnyNumberOfThreads) {
+  TokenizerDefinition definition = small().definition();
+  definition.nfc = true;
+  const Tokenizer tokenizer(definition);
+  std::string text, composed;
+  for (int i = 0; i < 60'000; ++i) {
+    text += i % 3 == 0 ? "e\u0301" : " e\u0301 ";
+    composed += i % 3 == 0 ? "\u00e9" : " \u00e9 ";
+  }
+  ThreadPool threads(2);
+  const std::vector<std::string_view> texts = {text};
+  EXPECT_EQ(encode_batch(tokenizer, texts, {}, &threads)[0], small().encode(composed));
+}
+
 TEST(Tokenizer, PublishedExamples) {
   EXPECT_EQ(deepseek().encode("Hello world"), (Ids{19923, 2058}));
   EXPECT_EQ(deepseek().encode(" hello world "), (Ids{44388, 2058, 223}));
