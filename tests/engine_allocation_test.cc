@@ -20,14 +20,15 @@ struct Case {
 };
 
 // The number of steps at the end that allocated nothing, of those between the prompts and the end
-// of the replies.
+// of the replies. The depth of drafting is fixed: chosen by time, a first step of a new size would
+// come at any point.
 int64_t quiet_steps(const Case& c, bool leave_room) {
   ModelConfig config = testing_models::tiny_config();
   config.num_nextn_predict_layers = c.num_modules;
   Context ctx(c.threads);
   Model model(config, kPolicyBf16);
   initialize_parameters(config, 3, model.weights());
-  Engine engine(model, {.cache_tokens = 4096, .max_draft = c.max_draft});
+  Engine engine(model, {.cache_tokens = 4096, .max_draft = c.max_draft, .adapt_draft = false});
   int64_t num_tokens = 0, num_finished = 0;
   std::vector<std::vector<int32_t>> kept;  // what a client who copies would do
   for (int64_t i = 0; i < c.batch; ++i) {

@@ -43,8 +43,8 @@ struct Reply {
   std::vector<double> prompt_logprobs;
 };
 
-Request request_to(Reply& reply, std::vector<int32_t> prompt, int64_t max_tokens,
-                   uint64_t seed = 0, double temperature = 0) {
+Request request_to(Reply& reply, std::vector<int32_t> prompt, int64_t max_tokens, uint64_t seed = 0,
+                   double temperature = 0) {
   Request r;
   r.prompt = std::move(prompt);
   r.max_tokens = max_tokens;
@@ -67,9 +67,7 @@ Request request_to(Reply& reply, std::vector<int32_t> prompt, int64_t max_tokens
   return r;
 }
 
-EngineConfig plain_config() {
-  return {.cache_tokens = 1024, .max_draft = 0};
-}
+EngineConfig plain_config() { return {.cache_tokens = 1024, .max_draft = 0}; }
 
 // What each request gets alone in a fresh engine.
 Reply alone(Fixture& f, Request request) {
@@ -93,8 +91,8 @@ std::vector<Request> mixed_requests(const Model& model, int64_t count, uint64_t 
     const auto draw = [&](uint64_t what, uint64_t bound) {
       return static_cast<int64_t>(random.below(static_cast<uint64_t>(i) * 8 + what, bound));
     };
-    std::vector<int32_t> prompt =
-        random_tokens(1 + draw(0, 200), model.config().vocab_size, 50 + static_cast<uint64_t>(draw(1, 3)));
+    std::vector<int32_t> prompt = random_tokens(1 + draw(0, 200), model.config().vocab_size,
+                                                50 + static_cast<uint64_t>(draw(1, 3)));
     if (draw(2, 2) == 0) prompt.push_back(static_cast<int32_t>(draw(3, 60)));
     Request r;
     r.prompt = std::move(prompt);
@@ -275,8 +273,8 @@ TEST(Engine, ReportedExpertsAreThoseThatRan) {
     return r;
   };
   const ModelConfig& config = f.model.config();
-  const auto num_layers = moe_layers(config).size() -
-                          static_cast<size_t>(config.num_nextn_predict_layers);
+  const auto num_layers =
+      moe_layers(config).size() - static_cast<size_t>(config.num_nextn_predict_layers);
   const auto A = static_cast<size_t>(config.num_experts_per_tok);
   std::vector<std::vector<int32_t>> of_first;
   {
@@ -347,7 +345,8 @@ TEST(Engine, CompletionsOfOnePromptShareItsPages) {
 
 TEST(Engine, TheDiskCacheSurvivesARestartAndDamageIsAMiss) {
   Fixture f;
-  const std::string folder = ::testing::TempDir() + "engine_prefix_store" + std::to_string(::getpid());
+  const std::string folder =
+      ::testing::TempDir() + "engine_prefix_store" + std::to_string(::getpid());
   std::filesystem::remove_all(folder);
   const std::vector<int32_t> prompt = random_tokens(400, f.model.config().vocab_size, 9);
   EngineConfig config{.cache_tokens = 2048,
@@ -432,7 +431,8 @@ TEST(Engine, TheEndOfContextOrCacheIsTheEndOfTheReply) {
       engine.submit(request_to(reply, random_tokens(100, 67, 4), 10000));
       engine.run_until_idle(f.ctx);
       EXPECT_EQ(reply.reason, FinishReason::kLength);
-      EXPECT_EQ(reply.tokens.size(), static_cast<size_t>(std::min<int64_t>(512, cache_tokens) - 100));
+      EXPECT_EQ(reply.tokens.size(),
+                static_cast<size_t>(std::min<int64_t>(512, cache_tokens) - 100));
     }
   }
 }
@@ -501,8 +501,8 @@ TEST(Engine, PriorityPreempts) {
   EXPECT_EQ(low.tokens, alone(f, request_to(low, random_tokens(150, 67, 4), 60)).tokens);
 }
 
-// Random arrivals, cancellations, priorities, cache sizes down to a quarter of the demand, chunks and
-// drafts. FATHOM_ENGINE_SCHEDULES says how many (docs/measurements.md has a run of 10,000).
+// Random arrivals, cancellations, priorities, cache sizes down to a quarter of the demand, chunks
+// and drafts. FATHOM_ENGINE_SCHEDULES says how many (docs/measurements.md has a run of 10,000).
 TEST(Engine, SeededSchedulesEndWithEveryPageFreeAndEveryAnswerUnchanged) {
   Fixture f;
   const char* wanted = std::getenv("FATHOM_ENGINE_SCHEDULES");
@@ -514,7 +514,9 @@ TEST(Engine, SeededSchedulesEndWithEveryPageFreeAndEveryAnswerUnchanged) {
   for (int64_t schedule = 0; schedule < num_schedules; ++schedule) {
     const Random random(static_cast<uint64_t>(schedule), RandomPurpose::kTest, 99);
     uint64_t draws = 0;
-    const auto draw = [&](uint64_t bound) { return static_cast<size_t>(random.below(draws++, bound)); };
+    const auto draw = [&](uint64_t bound) {
+      return static_cast<size_t>(random.below(draws++, bound));
+    };
     std::vector<size_t> chosen(4 + draw(8));
     int64_t demand = 0;
     for (size_t& i : chosen) {
@@ -567,11 +569,12 @@ TEST(Engine, SeededSchedulesEndWithEveryPageFreeAndEveryAnswerUnchanged) {
     engine.step(f.ctx);
     ASSERT_EQ(engine.stats().num_free_pages, engine.stats().num_pages) << "schedule " << schedule;
   }
-  std::printf("%lld schedules: %lld replies, %lld tokens, %lld drafted, %lld cancelled, %lld "
-              "preemptions\n",
-              static_cast<long long>(num_schedules), static_cast<long long>(num_replies),
-              static_cast<long long>(num_tokens), static_cast<long long>(num_drafted),
-              static_cast<long long>(num_cancelled), static_cast<long long>(num_preemptions));
+  std::printf(
+      "%lld schedules: %lld replies, %lld tokens, %lld drafted, %lld cancelled, %lld "
+      "preemptions\n",
+      static_cast<long long>(num_schedules), static_cast<long long>(num_replies),
+      static_cast<long long>(num_tokens), static_cast<long long>(num_drafted),
+      static_cast<long long>(num_cancelled), static_cast<long long>(num_preemptions));
   EXPECT_GT(num_preemptions, 0);
   EXPECT_GT(num_cancelled, 0);
 }

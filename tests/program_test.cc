@@ -1,8 +1,8 @@
 // The program as outside checks use it: verbs, files, exit statuses.
 #include <sys/wait.h>
 
-#include <cstdio>
 #include <algorithm>
+#include <cstdio>
 #include <filesystem>
 
 #include "ckpt/safetensors.h"

@@ -87,9 +87,8 @@ InferenceFit inference_fit(FileSystem& files, const std::string& folder, const P
   std::vector<ParameterPlace> places = place_weights(reader, specs, policy, /*map=*/true);
   InferenceFit fit;
   fit.available_bytes = use.available_bytes > 0 ? use.available_bytes : available_memory_bytes();
-  fit.context_tokens =
-      std::min(config.max_position_embeddings,
-               use.context_tokens > 0 ? use.context_tokens : int64_t{4096});
+  fit.context_tokens = std::min(config.max_position_embeddings,
+                                use.context_tokens > 0 ? use.context_tokens : int64_t{4096});
   fit.panels = use.panels && has_loaded_panels(use.isa) && policy.activations == DType::kBF16 &&
                copy_for_panels(config, specs, fit.available_bytes, places);
   for (size_t i = 0; i < specs.size(); ++i) {
@@ -157,9 +156,8 @@ std::string fit_text(const InferenceFit& fit) {
   for (const auto& [name, bytes] : fit.weight_bytes)
     formats += fmt::format("{}{} {}", formats.empty() ? "" : ", ", gigabytes(bytes), name);
   line("here", fmt::format("{} available", gigabytes(fit.available_bytes)));
-  line("weights",
-       fmt::format("{} mapped, {} copied{}: {}", gigabytes(fit.mapped_bytes),
-                   gigabytes(fit.own_bytes), fit.panels ? " into panels" : "", formats));
+  line("weights", fmt::format("{} mapped, {} copied{}: {}", gigabytes(fit.mapped_bytes),
+                              gigabytes(fit.own_bytes), fit.panels ? " into panels" : "", formats));
   line("cache", fmt::format("{} bytes a token, {} for {} tokens", fit.cache_bytes_per_token,
                             gigabytes(fit.cache_bytes), fit.context_tokens));
   line("besides", fmt::format("{} of positions, temporaries and the program",

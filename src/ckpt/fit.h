@@ -25,7 +25,7 @@ struct InferenceFit {
   // pages the system may drop and read again, or in memory of our own.
   std::map<std::string, int64_t> weight_bytes;
   int64_t mapped_bytes = 0, own_bytes = 0;
-  bool panels = false;  // copied and brought into panels (InferenceOptions::panels)
+  bool panels = false;        // copied and brought into panels (InferenceOptions::panels)
   int64_t table_bytes = 0;    // of positions
   int64_t working_bytes = 0;  // of a piece of a prompt
   int64_t program_bytes = 0;  // without any model

@@ -31,7 +31,7 @@ const std::vector<PreTokenizerName>& pre_tokenizer_names() {
   static const std::vector<PreTokenizerName> names = {
       {"deepseek-v3", deepseek_split_patterns(), false, false},
       {"qwen2", {kQwen2Pattern}, false, true},
-      {"deepseek-r1-qwen", {kQwen2Pattern}, false, true},
+      {"deepseek-r1-qwen", {kQwen2Pattern}, false, false},
       {"llama-bpe", {kLlama3Pattern}, true, false},
   };
   return names;
@@ -134,11 +134,12 @@ GgufMetadata gguf_from_tokenizer(const Tokenizer& tokenizer, const ModelConfig& 
   const char* pre = nullptr;
   for (const PreTokenizerName& known : pre_tokenizer_names()) {
     if (pre == nullptr && known.patterns == definition.split_patterns &&
-        (known.nfc || !definition.nfc))
+        known.nfc == definition.nfc)
       pre = known.name;
   }
   if (pre == nullptr) {
-    throw_bad_input({where, "pre_tokenizer", "split patterns (or a normaliser with them) that llama.cpp has no name for",
+    throw_bad_input({where, "pre_tokenizer",
+                     "split patterns (or a normaliser with them) that llama.cpp has no name for",
                      "those of " + known_names(),
                      "a file with other patterns would cut text in silence otherwise than here"});
   }

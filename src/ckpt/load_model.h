@@ -29,8 +29,8 @@ struct InferenceOptions {
   LoadOptions load;
   bool map = true;  // false: everything is copied into memory
   // For use over many tokens: weights of bf16 and FP8 are copied and brought into panels, where the
-  // processor has products for them and they take at most kPanelMemoryShare (place_weights.h) of the
-  // memory that is free. The start then reads all of them.
+  // processor has products for them and they take at most kPanelMemoryShare (place_weights.h) of
+  // the memory that is free. The start then reads all of them.
   bool panels = false;
 };
 std::unique_ptr<Model> load_for_inference(Context& ctx, FileSystem& files,

@@ -81,7 +81,8 @@ int run_text(Context& ctx, const Model& model, const Options& options, GenerateO
       ctx, model, prompt, generation,
       [&](int32_t token) {
         std::string bytes;
-        if (!tokenizer.is_special(token)) stopped = matcher.push(tokenizer.token_bytes(token), bytes);
+        if (!tokenizer.is_special(token))
+          stopped = matcher.push(tokenizer.token_bytes(token), bytes);
         emit(bytes);
         return !stopped;
       },

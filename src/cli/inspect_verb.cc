@@ -22,8 +22,7 @@ int run_inspect(const Options& options) {
   InferenceFit fit;
   if (here) {
     fit = inference_fit(local_file_system(), options.model, policy_by_name(options.precision),
-                        {.context_tokens = options.context,
-                         .panels = options.use == "serve"});
+                        {.context_tokens = options.context, .panels = options.use == "serve"});
   }
   if (options.json) {
     Json json = parse_json(summary_json(summary), "summary");

@@ -17,14 +17,12 @@ constexpr const char* kNoMemory =
     "out of memory: the system has none left for this request; fewer or shorter ones need less";
 
 int64_t now_ns() {
-  return std::chrono::duration_cast<std::chrono::nanoseconds>(
-             EngineClock::now().time_since_epoch())
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(EngineClock::now().time_since_epoch())
       .count();
 }
 
 [[noreturn]] void refuse(const char* field, std::string found, std::string expected) {
-  throw Error(ErrorKind::kUsage,
-              fmt::format("{}: found {}, expected {}", field, found, expected));
+  throw Error(ErrorKind::kUsage, fmt::format("{}: found {}, expected {}", field, found, expected));
 }
 
 // Speculation needs the MTP module; fp32 logits are what sampling works on.
@@ -48,7 +46,8 @@ std::string model_fingerprint(const Context& ctx, const Model& model) {
     const auto* data = static_cast<const std::byte*>(view.data);
     const int64_t bytes = view.num_bytes(), count = std::min(bytes, kSampleBytes);
     for (const int64_t offset : {int64_t{0}, (bytes - count) / 2, bytes - count}) {
-      text += to_hex(hash_unit(data + offset, static_cast<size_t>(count), static_cast<uint64_t>(i)));
+      text +=
+          to_hex(hash_unit(data + offset, static_cast<size_t>(count), static_cast<uint64_t>(i)));
     }
   }
   return to_hex(hash_unit(text.data(), text.size(), 0));
@@ -58,7 +57,8 @@ Engine::Engine(const Model& model, const EngineConfig& config)
     : model_(model),
       config_(config),
       layout_(CacheLayout::of(model.config(), config.cache_dtype, can_speculate(model, config))),
-      pool_(layout_.page_bytes(), std::max<int64_t>(1, div_up(config.cache_tokens, kCachePageTokens))),
+      pool_(layout_.page_bytes(),
+            std::max<int64_t>(1, div_up(config.cache_tokens, kCachePageTokens))),
       store_(config.prefix_folder.empty()
                  ? nullptr
                  : std::make_unique<PrefixStore>(local_file_system(), config.prefix_folder,
@@ -108,9 +108,8 @@ RequestId Engine::submit(Request request) {
   auto sequence = std::make_unique<Sequence>();
   sequence->prompt_tokens = prompt_tokens;
   sequence->tokens = request.prompt;
-  sequence->expanded_end = config_.expanded_prefill
-                               ? (prompt_tokens - 1) / kCachePageTokens * kCachePageTokens
-                               : 0;
+  sequence->expanded_end =
+      config_.expanded_prefill ? (prompt_tokens - 1) / kCachePageTokens * kCachePageTokens : 0;
   sequence->unit_keys.push_back(PrefixCache::root(
       fmt::format("{}|{}", config_.fingerprint, dtype_name(config_.cache_dtype)), request.tenant));
   for (int64_t begin = 0; begin < sequence->expanded_end; begin += kCachePageTokens) {
@@ -119,8 +118,8 @@ RequestId Engine::submit(Request request) {
         std::span(sequence->tokens).subspan(static_cast<size_t>(begin), kCachePageTokens)));
   }
   if (request.sampling.has_penalties()) {
-    sequence->counts = TokenCounts(
-        std::min(prompt_tokens + request.max_tokens, max_request_tokens()));
+    sequence->counts =
+        TokenCounts(std::min(prompt_tokens + request.max_tokens, max_request_tokens()));
     sequence->counts.add_prompt(request.prompt);
   }
   sequence->usage.prompt_tokens = prompt_tokens;
@@ -194,8 +193,7 @@ bool Engine::step(Context& ctx) {
 // Whoever was in the call cannot go on; the engine can.
 void Engine::fail_step(const char* error) {
   // Not even planned: the last one's memory makes room for the others.
-  if (entries_.empty() && !running_.empty())
-    finish(*running_.back(), FinishReason::kError, error);
+  if (entries_.empty() && !running_.empty()) finish(*running_.back(), FinishReason::kError, error);
   for (const Entry& entry : entries_) {
     if (!entry.sequence->finished) finish(*entry.sequence, FinishReason::kError, error);
   }
@@ -210,9 +208,9 @@ void Engine::take_inbox() {
     cancelled.swap(cancelled_);
   }
   for (SequencePtr& sequence : arrived) {
-    const auto place = std::upper_bound(
-        waiting_.begin(), waiting_.end(), sequence,
-        [](const SequencePtr& a, const SequencePtr& b) { return a->before(*b); });
+    const auto place =
+        std::upper_bound(waiting_.begin(), waiting_.end(), sequence,
+                         [](const SequencePtr& a, const SequencePtr& b) { return a->before(*b); });
     waiting_.insert(place, std::move(sequence));
   }
   for (const auto& entry : cancelled) {
@@ -281,9 +279,9 @@ void Engine::admit() {
       it = waiting_.begin() + index;
       continue;
     }
-    const auto place = std::upper_bound(
-        running_.begin(), running_.end(), *it,
-        [](const SequencePtr& a, const SequencePtr& b) { return a->before(*b); });
+    const auto place =
+        std::upper_bound(running_.begin(), running_.end(), *it,
+                         [](const SequencePtr& a, const SequencePtr& b) { return a->before(*b); });
     running_.insert(place, std::move(*it));
     it = waiting_.erase(it);
   }
@@ -296,9 +294,9 @@ bool Engine::start(Sequence& sequence) {
   int64_t unit = 0;
   for (; unit < num_units; ++unit) {
     const auto u = static_cast<size_t>(unit);
-    const int64_t page = prefix_.find(
-        sequence.unit_keys[u + 1], sequence.unit_keys[u],
-        std::span(sequence.tokens).subspan(u * kCachePageTokens, kCachePageTokens));
+    const int64_t page =
+        prefix_.find(sequence.unit_keys[u + 1], sequence.unit_keys[u],
+                     std::span(sequence.tokens).subspan(u * kCachePageTokens, kCachePageTokens));
     if (page < 0) break;
     sequence.pages.push_back(page);
     sequence.page_data.push_back(pool_.data(page));
@@ -309,8 +307,8 @@ bool Engine::start(Sequence& sequence) {
   const int64_t spare = static_cast<int64_t>(running_.size());
   if (pool_.num_free() < needed + spare &&
       pool_.num_free() + prefix_.num_evictable() < needed + spare &&
-      !(running_.empty() && pool_.num_free() + prefix_.num_evictable() >=
-                                std::min(needed, pool_.num_pages() - unit))) {
+      !(running_.empty() &&
+        pool_.num_free() + prefix_.num_evictable() >= std::min(needed, pool_.num_pages() - unit))) {
     give_back_pages(sequence);
     return false;
   }
@@ -429,9 +427,9 @@ void Engine::remove_finished() {
   for (SequencePtr& sequence : running_) {
     if (sequence->finished || sequence->running) continue;
     // Preempted: back to where its rank is.
-    const auto place = std::upper_bound(
-        waiting_.begin(), waiting_.end(), sequence,
-        [](const SequencePtr& a, const SequencePtr& b) { return a->before(*b); });
+    const auto place =
+        std::upper_bound(waiting_.begin(), waiting_.end(), sequence,
+                         [](const SequencePtr& a, const SequencePtr& b) { return a->before(*b); });
     waiting_.insert(place, std::move(sequence));
   }
   std::erase_if(running_, [](const SequencePtr& s) { return s == nullptr || s->finished; });

@@ -1,11 +1,12 @@
 // The inference engine: many requests at once over one model. Token ids in, token ids out.
 //
 // A step takes what waits, gives every running sequence its next tokens in one call of the model
-// (decoding ones a token and what was drafted for them, prompts a chunk), chooses tokens, and drafts
-// the next. Sequences join and leave between steps.
+// (decoding ones a token and what was drafted for them, prompts a chunk), chooses tokens, and
+// drafts the next. Sequences join and leave between steps.
 //
 // A reply is a function of the request and the model alone: not of what else runs, of how prompts
-// were cut, of what the prefix cache held, of preemption, or of speculation. Three rules make it so:
+// were cut, of what the prefix cache held, of preemption, or of speculation. Three rules make it
+// so:
 //  * kernels give a row the same bits whatever the batch (kernels.h, forward_cached.h);
 //  * which form of attention a token takes depends on its place in the request only: whole pages of
 //    the prompt, but for the last token's, attend expanded, everything behind in latent space; only
@@ -37,13 +38,13 @@ namespace fathom {
 struct EngineConfig {
   int64_t cache_tokens = 16384;  // of all sequences and cached prompts together; whole pages
   DType cache_dtype = DType::kBF16;
-  int64_t max_sequences = 256;       // running at once
-  int64_t max_queued = 1 << 20;      // waiting; more are refused
-  int64_t prefill_tokens = 2048;     // of prompts in a step
+  int64_t max_sequences = 256;                   // running at once
+  int64_t max_queued = 1 << 20;                  // waiting; more are refused
+  int64_t prefill_tokens = 2048;                 // of prompts in a step
   int64_t prefill_tokens_beside_decoding = 256;  // so that those who decode need not wait long
-  int64_t max_draft = 2;             // tokens drafted at most; 0: no speculation
-  bool adapt_draft = true;           // false: max_draft tokens always
-  bool expanded_prefill = true;      // false: prompts attend in latent space too
+  int64_t max_draft = 2;                         // tokens drafted at most; 0: no speculation
+  bool adapt_draft = true;                       // false: max_draft tokens always
+  bool expanded_prefill = true;                  // false: prompts attend in latent space too
   // The prefix cache on disk; empty: in memory only. The fingerprint ties it to the model.
   std::string prefix_folder;
   int64_t prefix_folder_bytes = int64_t{4} << 30;
@@ -58,7 +59,8 @@ struct EngineStats {
   int64_t output_tokens = 0;
   int64_t num_preemptions = 0;
   std::array<int64_t, 5> num_finished{};  // by FinishReason
-  int64_t max_cancel_steps = 0;  // that ended between a cancel() and the end of its sequence, at most
+  int64_t max_cancel_steps =
+      0;  // that ended between a cancel() and the end of its sequence, at most
   int64_t num_pages = 0, num_free_pages = 0, num_cached_units = 0;
   std::array<int64_t, DraftDepth::kMaxDepth> drafted{}, accepted{};  // by position
   // Means of what decoding steps took, 0 where nothing was measured: the main model over one token
@@ -162,8 +164,8 @@ class Engine {
   PrefixCache prefix_;
   DraftDepth depth_;
 
-  std::vector<SequencePtr> running_;    // by rank: priority, then arrival
-  std::deque<SequencePtr> waiting_;     // by rank
+  std::vector<SequencePtr> running_;        // by rank: priority, then arrival
+  std::deque<SequencePtr> waiting_;         // by rank
   std::unordered_set<uint64_t> in_flight_;  // units that a running sequence is computing
 
   // Of the step in progress.

@@ -1,9 +1,9 @@
-// What a step drafts for the next (SPEC C.6). With n positions in the cache and token n just chosen,
-// module m (from 0) reads the hidden state of position i, the main model's or module m - 1's, with
-// token i + m + 1, and guesses token i + m + 2; its last row, at position n - 1, drafts token
-// n + m + 1. So all but the first module's last rows rest on drafts: their cache rows are computed
-// again when the true tokens are known, for which a sequence carries one hidden row of each module.
-// Behind the last module it drafts on from its own hidden states.
+// What a step drafts for the next (SPEC C.6). With n positions in the cache and token n just
+// chosen, module m (from 0) reads the hidden state of position i, the main model's or module m -
+// 1's, with token i + m + 1, and guesses token i + m + 2; its last row, at position n - 1, drafts
+// token n + m + 1. So all but the first module's last rows rest on drafts: their cache rows are
+// computed again when the true tokens are known, for which a sequence carries one hidden row of
+// each module. Behind the last module it drafts on from its own hidden states.
 //
 // None of this can change a reply, only how often a draft is right: where a module was not run, or
 // a sequence came back from the prefix cache, rows are zeros or those of another request's tokens.
@@ -16,8 +16,8 @@
 namespace fathom {
 
 int64_t Engine::num_draft_modules() const {
-  return std::min({model_.config().num_nextn_predict_layers, config_.max_draft,
-                   DraftDepth::kMaxDepth});
+  return std::min(
+      {model_.config().num_nextn_predict_layers, config_.max_draft, DraftDepth::kMaxDepth});
 }
 
 int64_t Engine::draft_row_bytes() const {
@@ -46,9 +46,8 @@ void Engine::draft(Context& ctx, bool only_decoding) {
   }
   const int64_t num_passes = draft_by_the_last_module(ctx, num_modules);
   if (only_decoding) {
-    depth_.record_draft(
-        num_sequences, num_passes,
-        std::chrono::duration<double>(EngineClock::now() - begin).count());
+    depth_.record_draft(num_sequences, num_passes,
+                        std::chrono::duration<double>(EngineClock::now() - begin).count());
   }
 }
 
@@ -64,17 +63,16 @@ void Engine::skip_drafting() {
 
 void Engine::clear_module_rows(Sequence& sequence, int64_t m, int64_t end) {
   int64_t& done = sequence.module_done[static_cast<size_t>(m)];
-  const CacheRows rows = layout_.layer(sequence.page_data.data(),
-                                       static_cast<int64_t>(sequence.page_data.size()),
-                                       model_.config().num_hidden_layers + m);
+  const CacheRows rows =
+      layout_.layer(sequence.page_data.data(), static_cast<int64_t>(sequence.page_data.size()),
+                    model_.config().num_hidden_layers + m);
   for (; done < end; ++done) std::fill_n(rows.row(done), layout_.row_bytes, std::byte{0});
 }
 
 // Lists the rows that the step has kept, with the main model's hidden states of them together in
 // hidden_. Returns their number.
 int64_t Engine::gather_first_module() {
-  const int64_t row_bytes =
-      model_.config().hidden_size * dtype_bytes(mtp_hidden_dtype(model_));
+  const int64_t row_bytes = model_.config().hidden_size * dtype_bytes(mtp_hidden_dtype(model_));
   inputs_.clear();
   module_rows_.clear();
   int64_t num_rows = 0;
@@ -115,7 +113,8 @@ int64_t Engine::gather_module(int64_t m) {
     return a.sequence != b.sequence ? a.sequence->id < b.sequence->id : a.begin < b.begin;
   });
   size_t most = 0;
-  for (const ModuleRows& rows : module_rows_) most += static_cast<size_t>(rows.end - rows.begin) + 1;
+  for (const ModuleRows& rows : module_rows_)
+    most += static_cast<size_t>(rows.end - rows.begin) + 1;
   hidden_.resize(std::max(hidden_.size(), most * static_cast<size_t>(row_bytes)));
   module_tokens_.clear();
   module_tokens_.reserve(most);  // inputs point into it
@@ -149,9 +148,8 @@ int64_t Engine::gather_module(int64_t m) {
       std::copy_n(position < first ? carried.cbegin() : hidden_of(position), row_bytes,
                   hidden_.begin() + num_rows * row_bytes);
       const int64_t token = position + m + 1;
-      module_tokens_.push_back(token < known
-                                   ? sequence.tokens[static_cast<size_t>(token)]
-                                   : sequence.drafts[static_cast<size_t>(token - known)]);
+      module_tokens_.push_back(token < known ? sequence.tokens[static_cast<size_t>(token)]
+                                             : sequence.drafts[static_cast<size_t>(token - known)]);
     }
     if (done >= first && done < end) {
       carried.resize(static_cast<size_t>(row_bytes));
@@ -179,14 +177,13 @@ void Engine::run_module(Context& ctx, int64_t m, int64_t num_rows, DType hidden_
   next_hidden_.resize(
       std::max(next_hidden_.size(), static_cast<size_t>(num_rows * draft_row_bytes())));
   logits_.resize(std::max(logits_.size(), static_cast<size_t>(num_logits * V)));
-  forward_mtp_cached(
-      ctx, model_, layout_, m, inputs_,
-      TensorView(hidden_.data(), hidden_dtype, Shape{num_rows, D}, "mtp_hidden_TD"),
-      {.logits_LV =
-           TensorView(logits_.data(), DType::kF32, Shape{num_logits, V}, "draft_logits_LV"),
-       .hidden_TD = TensorView(next_hidden_.data(), model_.policy().residual, Shape{num_rows, D},
-                               "mtp_next_TD"),
-       .expert_counts = expert_counts_.data()});
+  forward_mtp_cached(ctx, model_, layout_, m, inputs_,
+                     TensorView(hidden_.data(), hidden_dtype, Shape{num_rows, D}, "mtp_hidden_TD"),
+                     {.logits_LV = TensorView(logits_.data(), DType::kF32, Shape{num_logits, V},
+                                              "draft_logits_LV"),
+                      .hidden_TD = TensorView(next_hidden_.data(), model_.policy().residual,
+                                              Shape{num_rows, D}, "mtp_next_TD"),
+                      .expert_counts = expert_counts_.data()});
   int64_t logit = 0;
   for (const ModuleRows& rows : module_rows_) {
     if (rows.leads) choose_draft(*rows.sequence, logits_row(logit++));
@@ -210,8 +207,7 @@ int64_t Engine::draft_by_the_last_module(Context& ctx, int64_t num_modules) {
           position + 1 >= max_request_tokens() ||
           !ensure_pages(sequence, position + 1, /*may_preempt=*/false))
         continue;
-      std::copy_n(next_hidden_.begin() +
-                      (rows.first_row + rows.end - rows.begin - 1) * row_bytes,
+      std::copy_n(next_hidden_.begin() + (rows.first_row + rows.end - rows.begin - 1) * row_bytes,
                   row_bytes, hidden_.begin() + num_rows * row_bytes);
       inputs_.push_back({.tokens = std::span(sequence.drafts).last(1),
                          .pages = sequence.page_data.data(),
@@ -231,10 +227,10 @@ int64_t Engine::draft_by_the_last_module(Context& ctx, int64_t num_modules) {
 void Engine::choose_draft(Sequence& sequence, std::span<const float> logits) {
   const Request& request = sequence.request;
   try {
-    builder_.build(request.sampling,
-                   {.logits = logits,
-                    .counts = request.sampling.has_penalties() ? &sequence.counts : nullptr},
-                   distribution_);
+    builder_.build(
+        request.sampling,
+        {.logits = logits, .counts = request.sampling.has_penalties() ? &sequence.counts : nullptr},
+        distribution_);
   } catch (const Error&) {
     return;  // a module that has gone wrong drafts nothing
   }

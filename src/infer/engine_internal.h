@@ -29,7 +29,7 @@ struct Engine::Sequence {
   std::array<int64_t, DraftDepth::kMaxDepth> module_done{};
   std::array<std::vector<std::byte>, DraftDepth::kMaxDepth> carried;
   TokenCounts counts{0};
-  std::vector<GeneratedToken> fresh;           // not yet reported
+  std::vector<GeneratedToken> fresh;  // not yet reported
   std::vector<GeneratedToken> prompt_scores;
   RequestUsage usage;
   bool running = false, started = false, finished = false, cancelled = false;

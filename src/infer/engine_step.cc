@@ -75,12 +75,11 @@ void Engine::plan_decoding(Sequence& sequence) {
     return;
   }
   const int64_t left = sequence.request.max_tokens - sequence.num_output();
-  int64_t num_drafts =
-      std::min({static_cast<int64_t>(sequence.drafts.size()), step_depth_, left - 1,
-                max_request_tokens() - end});
+  int64_t num_drafts = std::min({static_cast<int64_t>(sequence.drafts.size()), step_depth_,
+                                 left - 1, max_request_tokens() - end});
   if (num_drafts > 0 && !ensure_pages(sequence, end + num_drafts, /*may_preempt=*/false))
-    num_drafts = std::min(num_drafts, static_cast<int64_t>(sequence.pages.size()) *
-                                              kCachePageTokens - end);
+    num_drafts =
+        std::min(num_drafts, static_cast<int64_t>(sequence.pages.size()) * kCachePageTokens - end);
   sequence.drafts.resize(static_cast<size_t>(std::max<int64_t>(num_drafts, 0)));
   sequence.fed.assign(1, sequence.tokens.back());
   sequence.fed.insert(sequence.fed.end(), sequence.drafts.begin(), sequence.drafts.end());
@@ -106,13 +105,13 @@ int64_t Engine::plan_prefill(Sequence& sequence, int64_t budget) {
     if (begin == to) return;
     int64_t num_logits = to == known ? 1 : 0;
     if (sequence.request.prompt_logprobs && begin < sequence.prompt_tokens) num_logits = to - begin;
-    entries_.push_back({.sequence = &sequence,
-                        .tokens = std::span(sequence.tokens)
-                                      .subspan(static_cast<size_t>(begin),
-                                               static_cast<size_t>(to - begin)),
-                        .begin = begin,
-                        .num_logits = num_logits,
-                        .expanded = expanded});
+    entries_.push_back(
+        {.sequence = &sequence,
+         .tokens = std::span(sequence.tokens)
+                       .subspan(static_cast<size_t>(begin), static_cast<size_t>(to - begin)),
+         .begin = begin,
+         .num_logits = num_logits,
+         .expanded = expanded});
   };
   const int64_t tokens = end - sequence.num_cached;
   add(sequence.num_cached, expanded_end, true);
@@ -138,16 +137,14 @@ void Engine::run_main(Context& ctx) {
     report_experts = report_experts || entry.sequence->request.report_experts;
   }
   const bool draft_next = speculates() && (step_depth_ > 0 || !only_decoding);
-  logits_.resize(
-      std::max(logits_.size(), static_cast<size_t>(num_logits * config.vocab_size)));
-  CachedOutputs outputs{
-      .logits_LV = TensorView(logits_.data(), DType::kF32, Shape{num_logits, config.vocab_size},
-                              "logits_LV"),
-      .expert_counts = expert_counts_.data()};
+  logits_.resize(std::max(logits_.size(), static_cast<size_t>(num_logits * config.vocab_size)));
+  CachedOutputs outputs{.logits_LV = TensorView(logits_.data(), DType::kF32,
+                                                Shape{num_logits, config.vocab_size}, "logits_LV"),
+                        .expert_counts = expert_counts_.data()};
   if (draft_next) {
     const DType dtype = mtp_hidden_dtype(model_);
-    hidden_.resize(std::max(hidden_.size(), static_cast<size_t>(num_rows * config.hidden_size *
-                                                                dtype_bytes(dtype))));
+    hidden_.resize(std::max(
+        hidden_.size(), static_cast<size_t>(num_rows * config.hidden_size * dtype_bytes(dtype))));
     outputs.hidden_TD =
         TensorView(hidden_.data(), dtype, Shape{num_rows, config.hidden_size}, "mtp_hidden_TD");
   }
@@ -200,7 +197,8 @@ void Engine::sample(Entry& entry) {
     // The part behind may stand before the expanded one in the list.
     sequence.num_cached = std::max(sequence.num_cached, entry.begin + entry.num_kept);
     if (sequence.request.prompt_logprobs) report_prompt_logprobs(entry);
-    const bool is_last = entry.begin + entry.num_kept == static_cast<int64_t>(sequence.tokens.size());
+    const bool is_last =
+        entry.begin + entry.num_kept == static_cast<int64_t>(sequence.tokens.size());
     if (!is_last) return;
     if (sequence.request.max_tokens == 0) return end(sequence, FinishReason::kLength);
     sample_output(sequence, logits_row(entry.first_logit + entry.num_logits - 1),
@@ -214,7 +212,8 @@ void Engine::sample(Entry& entry) {
     sequence.num_cached = entry.begin + i + 1;
     sample_output(sequence, logits_row(entry.first_logit + i), entry.first_row + i);
     if (i + 1 == num_rows) break;
-    const bool accepted = !sequence.finished && sequence.tokens.back() == entry.tokens[static_cast<size_t>(i + 1)];
+    const bool accepted =
+        !sequence.finished && sequence.tokens.back() == entry.tokens[static_cast<size_t>(i + 1)];
     ++sequence.usage.drafted_tokens;
     sequence.usage.accepted_tokens += accepted;
     if (!sequence.finished || accepted) depth_.record_outcome(i, accepted);
@@ -249,9 +248,8 @@ void Engine::sample_output(Sequence& sequence, std::span<const float> logits, in
                   .counts = request.sampling.has_penalties() ? &sequence.counts : nullptr,
                   .allowed = mask},
                  distribution_);
-  const int32_t token =
-      distribution_.draw(Random(request.sampling.seed, RandomPurpose::kSampling),
-                         static_cast<uint64_t>(index));
+  const int32_t token = distribution_.draw(Random(request.sampling.seed, RandomPurpose::kSampling),
+                                           static_cast<uint64_t>(index));
   if (request.constraint != nullptr) request.constraint->advance(token);
   if (contains(request.stop_tokens, token)) return end(sequence, FinishReason::kStop);
 
@@ -289,8 +287,8 @@ void Engine::report_prompt_logprobs(const Entry& entry) {
   auto& scores = sequence.prompt_scores;
   if (scores.empty()) scores.resize(static_cast<size_t>(sequence.prompt_tokens));
   for (int64_t i = 0; i < entry.num_logits; ++i) {
-    const int64_t next = entry.begin + static_cast<int64_t>(entry.tokens.size()) -
-                         entry.num_logits + i + 1;
+    const int64_t next =
+        entry.begin + static_cast<int64_t>(entry.tokens.size()) - entry.num_logits + i + 1;
     if (next >= sequence.prompt_tokens) break;
     GeneratedToken& score = scores[static_cast<size_t>(next)];
     score.id = sequence.tokens[static_cast<size_t>(next)];

@@ -44,8 +44,7 @@ Request request_for(std::span<const int32_t> prompt, const GenerateOptions& opti
 }
 
 void throw_if_failed(const GenerateResult& result) {
-  if (result.finish_reason == FinishReason::kError)
-    throw Error(ErrorKind::kBadInput, result.error);
+  if (result.finish_reason == FinishReason::kError) throw Error(ErrorKind::kBadInput, result.error);
 }
 
 }  // namespace
@@ -84,8 +83,9 @@ std::vector<GenerateResult> generate_all(Context& ctx, const Model& model,
     all_tokens += tokens + kCachePageTokens;
     longest = std::max(longest, std::min(tokens, model.max_positions()));
   }
-  Engine engine(model, engine_config(model, std::max(longest, std::min(all_tokens, kMaxCacheTokens)),
-                                     settings));
+  Engine engine(
+      model,
+      engine_config(model, std::max(longest, std::min(all_tokens, kMaxCacheTokens)), settings));
   std::vector<GenerateResult> results(prompts.size());
   for (size_t i = 0; i < prompts.size(); ++i)
     engine.submit(request_for(prompts[i], options, results[i], nullptr));

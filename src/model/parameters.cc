@@ -223,10 +223,10 @@ static void lay_out(Arena& arena, const std::vector<ParameterSpec>& specs,
     const ParameterSpec& spec = specs[i];
     const ParameterPlace& place = places[i];
     const Shape shape = codes_shape(spec, place);
-    views[i] = place.data == nullptr
-                   ? arena.allocate(place.dtype, shape, spec.name.c_str(), spec.packed)
-                   : TensorView(const_cast<void*>(place.data), place.dtype, shape,
-                                spec.name.c_str());
+    views[i] =
+        place.data == nullptr
+            ? arena.allocate(place.dtype, shape, spec.name.c_str(), spec.packed)
+            : TensorView(const_cast<void*>(place.data), place.dtype, shape, spec.name.c_str());
   }
   for (size_t i = 0; i < specs.size(); ++i) {
     const ParameterSpec& spec = specs[i];

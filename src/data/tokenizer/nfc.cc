@@ -23,18 +23,18 @@ constexpr uint8_t kFirstLead = 0xCC;
 struct Range {
   uint32_t first, last;
 };
-constexpr std::array<Range, 10> kSafe = {{{0x4E00, 0x9FFF},     // Chinese characters
-                                         {0x2010, 0x2027},     // dashes, quotation marks, …
-                                         {0x3000, 0x3029},     // CJK punctuation
-                                         {0x3041, 0x3096},     // hiragana
-                                         {0x30A0, 0x30FF},     // katakana
-                                         {0xAC00, 0xD7A3},     // Hangul syllables
-                                         {0xFF01, 0xFF60},     // full-width forms
-                                         {0x0400, 0x0482},     // Cyrillic
-                                         {0x1F300, 0x1FAFF},    // pictures
-                                         // utf8proc 2.8 swallows this one behind a syllable,
-                                         // with which it may not compose.
-                                         {0x11A7, 0x11A7}}};
+constexpr std::array<Range, 10> kSafe = {{{0x4E00, 0x9FFF},    // Chinese characters
+                                          {0x2010, 0x2027},    // dashes, quotation marks, …
+                                          {0x3000, 0x3029},    // CJK punctuation
+                                          {0x3041, 0x3096},    // hiragana
+                                          {0x30A0, 0x30FF},    // katakana
+                                          {0xAC00, 0xD7A3},    // Hangul syllables
+                                          {0xFF01, 0xFF60},    // full-width forms
+                                          {0x0400, 0x0482},    // Cyrillic
+                                          {0x1F300, 0x1FAFF},  // pictures
+                                          // utf8proc 2.8 swallows this one behind a syllable,
+                                          // with which it may not compose.
+                                          {0x11A7, 0x11A7}}};
 
 bool is_safe(uint32_t code_point) {
   if (code_point < 0x300) return true;
@@ -58,8 +58,8 @@ size_t skip_low(std::string_view text, size_t at) {
   return at;
 }
 
-// Appends the form C of valid UTF-8. utf8proc's own function for the whole would sort combining marks
-// by exchanging neighbours: a text of n marks in the wrong order would take n² steps.
+// Appends the form C of valid UTF-8. utf8proc's own function for the whole would sort combining
+// marks by exchanging neighbours: a text of n marks in the wrong order would take n² steps.
 void append_composed(std::string_view valid, std::vector<utf8proc_int32_t>& code_points,
                      std::string& out) {
   code_points.clear();
@@ -69,10 +69,9 @@ void append_composed(std::string_view valid, std::vector<utf8proc_int32_t>& code
     constexpr utf8proc_ssize_t kMost = 8;  // no character has more than 4 parts
     std::array<utf8proc_int32_t, kMost> parts;
     int boundary = 0;
-    const utf8proc_ssize_t count =
-        utf8proc_decompose_char(static_cast<utf8proc_int32_t>(c.code_point), parts.data(), kMost,
-                                static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_DECOMPOSE),
-                                &boundary);
+    const utf8proc_ssize_t count = utf8proc_decompose_char(
+        static_cast<utf8proc_int32_t>(c.code_point), parts.data(), kMost,
+        static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_DECOMPOSE), &boundary);
     FATHOM_CHECK(count >= 0 && count <= kMost, "utf8proc: {}", count);
     code_points.insert(code_points.end(), parts.begin(), parts.begin() + count);
   }
@@ -121,7 +120,8 @@ Stretch next_stretch(std::string_view text, size_t from) {
         if (next.bytes == 0 || is_safe(next.code_point)) break;
         end += static_cast<size_t>(next.bytes);
       }
-      const bool composes = before < at && decode_utf8(text, static_cast<int64_t>(before)).bytes > 0;
+      const bool composes =
+          before < at && decode_utf8(text, static_cast<int64_t>(before)).bytes > 0;
       return {composes ? before : at, end};
     }
     before = at;
@@ -140,8 +140,7 @@ std::string_view to_nfc(std::string_view text, std::string& memory) {
   size_t at = 0;
   while (stretch.begin < text.size()) {
     memory.append(text.substr(at, stretch.begin - at));
-    append_composed(text.substr(stretch.begin, stretch.end - stretch.begin), code_points,
-                    memory);
+    append_composed(text.substr(stretch.begin, stretch.end - stretch.begin), code_points, memory);
     at = stretch.end;
     stretch = next_stretch(text, at);
   }

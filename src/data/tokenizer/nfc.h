@@ -2,8 +2,8 @@
 // "e" and a combining accent become "é". Composition itself is utf8proc's; here are the policy for
 // bytes that are no UTF-8 and the way around the library for text that is in that form already.
 //
-// utf8proc's tables are Unicode 15's, those of `tokenizers` 0.23 Unicode 9's: what was assigned since
-// may be composed and ordered here and not there.
+// utf8proc's tables are Unicode 15's, those of `tokenizers` 0.23 Unicode 9's: what was assigned
+// since may be composed and ordered here and not there.
 #pragma once
 
 #include <string>

@@ -44,7 +44,8 @@ TEST(Nfc, EqualsTokenizers) {
   EXPECT_GT(num_changed, 800);
 }
 
-// Behind a syllable, in front of a mark, and taken apart: every pair that composes is among these.
+// Behind a syllable, in front of a mark, taken apart, and behind a letter that composes with no
+// mark: every pair that composes is among these.
 TEST(Nfc, EqualsUtf8procForEveryCodePoint) {
   for (uint32_t c = 0; c < 0x110000; ++c) {
     if (c >= 0xD800 && c < 0xE000) continue;
@@ -56,14 +57,15 @@ TEST(Nfc, EqualsUtf8procForEveryCodePoint) {
     if (parts == character) continue;
     ASSERT_EQ(nfc(character), by_utf8proc(character, kCompose)) << c;
     ASSERT_EQ(nfc(parts), by_utf8proc(parts, kCompose)) << c;
-    ASSERT_EQ(nfc("x" + parts), "x" + by_utf8proc(parts, kCompose)) << c;
+    ASSERT_EQ(nfc("q" + parts), "q" + by_utf8proc(parts, kCompose)) << c;
   }
 }
 
 TEST(Nfc, TextInFormCIsNotCopied) {
   std::string memory;
-  for (const std::string& text : {std::string(), std::string("plain"), std::string(1000, 'a'),
-                                 std::string("déjà vu 中文 かな 한국어 Привет “x” 🎉") + '\0' + "z"}) {
+  for (const std::string& text :
+       {std::string(), std::string("plain"), std::string(1000, 'a'),
+        std::string("déjà vu 中文 かな 한국어 Привет “x” 🎉") + '\0' + "z"}) {
     EXPECT_EQ(to_nfc(text, memory).data(), text.data()) << text;
     EXPECT_EQ(to_nfc(text, memory).size(), text.size());
   }
@@ -81,8 +83,12 @@ TEST(Nfc, BrokenBytesStayAndKeepLettersApart) {
   EXPECT_EQ(nfc("e\xFF\u0301"), "e\xFF\u0301");
   EXPECT_EQ(nfc("e\x81\u0301"), "e\x81\u0301");
   EXPECT_EQ(nfc("\xC3\u0301"), "\xC3\u0301");
-  EXPECT_EQ(nfc("\xE4\xB8" "e\u0301\xCC"), "\xE4\xB8\u00e9\xCC");
-  EXPECT_EQ(nfc("\xED\xA0\x80" "e\u0301\xF0\x9F"), "\xED\xA0\x80\u00e9\xF0\x9F");
+  EXPECT_EQ(nfc("\xE4\xB8"
+                "e\u0301\xCC"),
+            "\xE4\xB8\u00e9\xCC");
+  EXPECT_EQ(nfc("\xED\xA0\x80"
+                "e\u0301\xF0\x9F"),
+            "\xED\xA0\x80\u00e9\xF0\x9F");
 }
 
 // The filler of trailing consonants composes with nothing; utf8proc 2.8 swallows it.

@@ -110,8 +110,8 @@ std::vector<std::vector<TokenId>> BatchEncoder::encode(std::span<const std::stri
   // A cut may not fall into an added token written out in the text, nor between letters that
   // normalisation composes.
   const Tokenizer::Impl& impl = *tokenizer_.impl_;
-  const bool may_cut = impl.pre_tokenizer.uses_scanner() && !options.allow_special &&
-                       !impl.definition.nfc;
+  const bool may_cut =
+      impl.pre_tokenizer.uses_scanner() && !options.allow_special && !impl.definition.nfc;
   std::vector<Part> parts;
   for (size_t i = 0; i < texts.size(); ++i) {
     std::string_view rest = texts[i];

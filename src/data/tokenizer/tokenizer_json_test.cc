@@ -127,8 +127,8 @@ TEST(TokenizerJson, EachBrokenFileSaysWhatIsWrong) {
   broken({"model.byte_fallback"}, [](Json& j) { j["model"]["byte_fallback"] = true; });
   broken({"normalizer.type", "NFD"}, [](Json& j) { j["normalizer"] = {{"type", "NFD"}}; });
   broken({"normalizer.normalizers[1].type", "Lowercase"}, [](Json& j) {
-    j["normalizer"] = Json::parse(
-        R"({"type":"Sequence","normalizers":[{"type":"NFC"},{"type":"Lowercase"}]})");
+    j["normalizer"] =
+        Json::parse(R"({"type":"Sequence","normalizers":[{"type":"NFC"},{"type":"Lowercase"}]})");
   });
   broken({"normalizer", "unknown key \"form\""}, [](Json& j) {
     j["normalizer"] = {{"type", "NFC"}, {"form", 1}};
