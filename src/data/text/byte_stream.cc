@@ -138,27 +138,33 @@ class ZstdStream final : public PackedStream {
   ~ZstdStream() override { ZSTD_freeDStream(stream_); }
 
  private:
+  // A call that fails keeps back what it wrote, so that each is given no more than one block, and
+  // none before the last one's bytes are out: what is read does not depend on how it is asked for.
   int64_t unpack(char* to, int64_t bytes) override {
     const std::string_view rest = in_.rest();
-    if (rest.empty() && wanted_ == 0) {
+    if (rest.empty() && wanted_ == 0 && !is_full_) {
       ended_ = true;
       return 0;
     }
-    ZSTD_inBuffer input{rest.data(), rest.size(), 0};
+    const size_t one_block = std::max(wanted_, kHeaderBytes + 1) - kHeaderBytes;
+    ZSTD_inBuffer input{rest.data(), is_full_ ? 0 : std::min(rest.size(), one_block), 0};
     ZSTD_outBuffer output{to, static_cast<size_t>(bytes), 0};
     const size_t status = ZSTD_decompressStream(stream_, &output, &input);
     in_.take(input.pos);
     if (ZSTD_isError(status) != 0) {
       problem_ = fmt::format("broken zstd data ({})", ZSTD_getErrorName(status));
-    } else if (rest.empty() && output.pos == 0) {
+    } else if (rest.empty() && !is_full_ && output.pos == 0) {
       problem_ = "zstd data that ends too early";
     } else {
       wanted_ = status;  // 0: a frame ended; another may follow
     }
+    is_full_ = status != 0 && output.pos == output.size;
     return static_cast<int64_t>(output.pos);
   }
+  static constexpr size_t kHeaderBytes = 3;  // of the block behind, which wanted_ counts in
   ZSTD_DStream* stream_;
   size_t wanted_ = 0;
+  bool is_full_ = false;  // the decoder may hold more of what it has read
 };
 
 enum class Packing { kNone, kGzip, kZstd, kParquet };
