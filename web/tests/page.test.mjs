@@ -429,6 +429,7 @@ pageTest('console of an ordinary key shows its own use only', { auth: true, key:
 pageTest('status: figures and expert loads, by mouse and by keyboard', { path: '/status' }, async ({ page }) => {
   await page.getByText('211 / 512').waitFor();
   await page.getByText('position 1: 86 %').waitFor();
+  await page.getByText('by themselves 130 · at their length 4 · cancelled 9').waitFor();
   const map = page.getByRole('img', { name: 'Expert loads' });
   await map.waitFor();
   assert.deepEqual(await map.evaluate((canvas) => [canvas.width, canvas.height]), [32, 6]);

@@ -31,7 +31,7 @@ const en = {
   usage: 'Usage', usageOf: 'Usage of', allKeys: 'all keys', days: '{n} days', usageTokens: 'Tokens', usageCost: 'Cost', usageHit: 'prompt, from cache', usageMiss: 'prompt, computed', usageOutput: 'output', requests: 'requests', total: 'Total', day: 'Day',
   noUsage: 'Nothing was used in this time.', ledger: 'Last requests', time: 'Time', state: 'State', showTable: 'As a table', prices: 'Prices per million tokens', context: 'Context',
   uptime: 'Running for', streams: 'Open streams', httpRequests: 'Requests', running: 'Running', waiting: 'Waiting', cachePages: 'Cache pages in use', promptTokens: 'Prompt tokens', fromCache: 'From cache', outputTokens: 'Output tokens',
-  generating: 'now', acceptance: 'Accepted drafts', atPosition: 'position {n}: {percent} %', preemptions: 'Set aside', finished: 'Ended', expertLoads: 'Expert loads', expertLoadsNote: 'Rows sent to each expert, relative to an even share (1.0), since the server started. One row a layer.',
+  generating: 'now', acceptance: 'Accepted drafts', atPosition: 'position {n}: {percent} %', preemptions: 'Set aside', finished: 'Ended', endStop: 'by themselves', endLength: 'at their length', endCancelled: 'cancelled', endDeadline: 'out of time', endError: 'failed', daysShort: '{n} d', expertLoads: 'Expert loads', expertLoadsNote: 'Rows sent to each expert, relative to an even share (1.0), since the server started. One row a layer.',
   expertNone: 'This model has no routed experts, or the server does not count them.', worst: 'Busiest / mean', entropy: 'Entropy', expert: 'Expert', load: 'load', sinceStart: 'since start', lastSeconds: 'last seconds', statusOk: 'ready', statusLoading: 'loading', statusDraining: 'draining', statusStalled: 'stalled',
   notOffered: 'This server does not offer it.', refresh: 'Refresh', skipToText: 'Skip to the message field', dropFiles: 'Drop text files here', version: 'Version',
 };
@@ -70,7 +70,7 @@ const zh: Record<TextName, string> = {
   usage: '用量', usageOf: '查看', allKeys: '所有密钥', days: '{n} 天', usageTokens: 'Token', usageCost: '费用', usageHit: '提示（命中缓存）', usageMiss: '提示（新计算）', usageOutput: '输出', requests: '请求', total: '合计', day: '日期',
   noUsage: '这段时间没有用量。', ledger: '最近请求', time: '时间', state: '状态', showTable: '以表格显示', prices: '每百万 token 价格', context: '上下文',
   uptime: '运行时间', streams: '打开的流', httpRequests: '请求数', running: '运行中', waiting: '等待中', cachePages: '已用缓存页', promptTokens: '提示 token', fromCache: '命中缓存', outputTokens: '输出 token',
-  generating: '当前', acceptance: '草稿接受率', atPosition: '第 {n} 位：{percent} %', preemptions: '被暂缓', finished: '已结束', expertLoads: '专家负载', expertLoadsNote: '服务器启动以来各专家处理的行数，相对于平均值（1.0）。每层一行。',
+  generating: '当前', acceptance: '草稿接受率', atPosition: '第 {n} 位：{percent} %', preemptions: '被暂缓', finished: '已结束', endStop: '自然结束', endLength: '达到长度', endCancelled: '已取消', endDeadline: '超时', endError: '失败', daysShort: '{n} 天', expertLoads: '专家负载', expertLoadsNote: '服务器启动以来各专家处理的行数，相对于平均值（1.0）。每层一行。',
   expertNone: '此模型没有路由专家，或服务器未统计。', worst: '最忙 / 平均', entropy: '熵', expert: '专家', load: '负载', sinceStart: '启动以来', lastSeconds: '最近几秒', statusOk: '就绪', statusLoading: '加载中', statusDraining: '正在停止', statusStalled: '停滞',
   notOffered: '此服务器不提供该功能。', refresh: '刷新', skipToText: '跳到输入框', dropFiles: '将文本文件拖到这里', version: '版本',
 };
