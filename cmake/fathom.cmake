@@ -99,6 +99,10 @@ function(fathom_library name)
   if(FATHOM_FUZZ)
     # No parser runs them, and instrumented intrinsics take minutes to compile.
     set(simd_flags "-O0;-fno-sanitize=all")
+  elseif(FATHOM_SANITIZE MATCHES "undefined")
+    # Addresses on the heap stay checked. Checks of arithmetic, and of the registers' worth of arrays on the
+    # stack, would take GCC minutes for a file.
+    set(simd_flags "-O2;-fno-sanitize=undefined;$<$<CXX_COMPILER_ID:GNU>:--param=asan-stack=0>")
   endif()
   foreach(source ${sources})
     if(source MATCHES "_avx2\\.cc$")
