@@ -101,7 +101,7 @@ class GzipStream final : public PackedStream {
  private:
   int64_t unpack(char* to, int64_t bytes) override {
     const std::string_view rest = in_.rest();
-    if (rest.empty()) {
+    if (rest.empty() && !is_full_) {
       if (between_members_) {
         ended_ = true;
       } else {
@@ -117,6 +117,7 @@ class GzipStream final : public PackedStream {
     between_members_ = false;
     const int status = inflate(&stream_, Z_NO_FLUSH);
     in_.take(rest.size() - stream_.avail_in);
+    is_full_ = status == Z_OK && stream_.avail_out == 0;
     if (status == Z_STREAM_END) {
       between_members_ = true;
       inflateReset(&stream_);
@@ -128,6 +129,7 @@ class GzipStream final : public PackedStream {
   }
   z_stream stream_{};
   bool between_members_ = false;
+  bool is_full_ = false;  // there may be more of what was taken
 };
 
 class ZstdStream final : public PackedStream {
