@@ -10,6 +10,8 @@
 #include "ckpt/load_model.h"
 #include "ckpt/panel_tensors.h"
 #include "ckpt/safetensors.h"
+#include "core/integer.h"
+#include "infer/engine.h"
 #include "infer/generate.h"
 #include "infer/latent_cache.h"
 #include "model/linear.h"
@@ -36,6 +38,7 @@ ModelConfig panel_config() {
   c.n_routed_experts = c.num_experts_per_tok = 12;
   c.n_group = c.topk_group = 1;
   c.initializer_range = 0.06;
+  c.max_position_embeddings = 1024;
   return c;
 }
 
@@ -53,9 +56,10 @@ class WeightFormats : public testing::Test {
   ~WeightFormats() override { files_.remove_all(root_); }
 
   std::string quantised(FolderFormat format) {
-    const std::string folder = root_ + (format == FolderFormat::kInt8   ? "/int8"
-                                        : format == FolderFormat::kInt4 ? "/int4"
-                                                                        : "/fp8");
+    const std::string folder = root_ + (format == FolderFormat::kInt8      ? "/int8"
+                                        : format == FolderFormat::kInt4    ? "/int4"
+                                        : format == FolderFormat::kAllInt4 ? "/int4-all"
+                                                                           : "/fp8");
     convert_folder(ctx_, files_, plain_, folder, format);
     return folder;
   }
@@ -108,8 +112,8 @@ class WeightFormats : public testing::Test {
 };
 
 TEST_F(WeightFormats, AreUsedWhereTheyLie) {
-  for (const FolderFormat format :
-       {FolderFormat::kInt8, FolderFormat::kInt4, FolderFormat::kFp8Block}) {
+  for (const FolderFormat format : {FolderFormat::kInt8, FolderFormat::kInt4,
+                                    FolderFormat::kAllInt4, FolderFormat::kFp8Block}) {
     const std::string folder = quantised(format);
     const auto model = open(folder);
     const ParameterSet& weights = model->weights();
@@ -199,7 +203,7 @@ TEST_F(WeightFormats, LoadedPanelsChangeNoBit) {
 TEST_F(WeightFormats, PredictedMemoryIsWhatLoadingAllocates) {
   for (const std::string& folder :
        {plain_, quantised(FolderFormat::kInt8), quantised(FolderFormat::kInt4),
-        quantised(FolderFormat::kFp8Block)}) {
+        quantised(FolderFormat::kAllInt4), quantised(FolderFormat::kFp8Block)}) {
     for (const bool panels : {false, true}) {
       const InferenceFit fit = inference_fit(files_, folder, kPolicyBf16, {.panels = panels});
       const auto model =
@@ -215,13 +219,13 @@ TEST_F(WeightFormats, PredictedMemoryIsWhatLoadingAllocates) {
       EXPECT_EQ(fit.mapped_bytes, mapped) << folder << panels;
       EXPECT_EQ(fit.panels, panels && has_loaded_panels(ctx_.isa()));
       const bool keys = fit.weight_bytes.contains("transposed keys");
-      // kv_b_proj stays in bf16 in int8 and int4 too.
-      EXPECT_EQ(keys, fit.panels) << folder;
+      const bool codes = folder.find("/int") != std::string::npos;  // read by head as they lie
+      EXPECT_EQ(keys, fit.panels && !codes) << folder;
       // Panels that would take too much of a small machine are not made.
       EXPECT_FALSE(
           inference_fit(files_, folder, kPolicyBf16, {.panels = panels, .available_bytes = 1})
               .panels &&
-          !folder.ends_with("int8") && !folder.ends_with("int4"));
+          !codes);
     }
   }
 }
@@ -231,8 +235,8 @@ TEST_F(WeightFormats, PredictedMemoryIsWhatLoadingAllocates) {
 TEST_F(WeightFormats, ComputeWithTheValuesThatTheyStandFor) {
   const std::vector<float> plain_fp32 = logits(*open_fp32(plain_));
   const double bf16_error = difference(logits(*open(plain_)), plain_fp32);
-  for (const FolderFormat format :
-       {FolderFormat::kInt8, FolderFormat::kInt4, FolderFormat::kFp8Block}) {
+  for (const FolderFormat format : {FolderFormat::kInt8, FolderFormat::kInt4,
+                                    FolderFormat::kAllInt4, FolderFormat::kFp8Block}) {
     const std::string folder = quantised(format);
     const std::vector<float> kept = logits(*open(folder)), values = logits(*open_fp32(folder));
     RecordProperty("kept_over_bf16_percent",
@@ -251,8 +255,8 @@ TEST_F(WeightFormats, ComputeWithTheValuesThatTheyStandFor) {
 }
 
 TEST_F(WeightFormats, GenerateGreedilyAsTheCopiedModelDoes) {
-  for (const FolderFormat format :
-       {FolderFormat::kInt8, FolderFormat::kInt4, FolderFormat::kFp8Block}) {
+  for (const FolderFormat format : {FolderFormat::kInt8, FolderFormat::kInt4,
+                                    FolderFormat::kAllInt4, FolderFormat::kFp8Block}) {
     const std::string folder = quantised(format);
     std::vector<std::vector<int32_t>> answers;
     for (const bool map : {true, false}) {
@@ -285,6 +289,69 @@ TEST_F(WeightFormats, ConvertIntoOneAnother) {
       convert_folder(ctx_, files_, int8, root_ + "/smaller", FolderFormat::kInt4);
   EXPECT_LT(smaller.bytes_after, smaller.bytes_before);
   EXPECT_EQ(logits(*open(root_ + "/smaller")).size(), tokens_.size() * 80);
+}
+
+// A step's temporaries fit into what is reserved for them in one piece, and told beforehand.
+TEST_F(WeightFormats, AStepTakesNoMoreThanWasReserved) {
+  const std::vector<int32_t> prompt = testing_models::random_tokens(600, config_.vocab_size, 8);
+  for (const std::string& folder :
+       {plain_, quantised(FolderFormat::kInt8), quantised(FolderFormat::kInt4),
+        quantised(FolderFormat::kFp8Block)}) {
+    for (const bool panels : {false, true}) {
+      const auto model = load_for_inference(ctx_, files_, folder, kPolicyBf16, 0,
+                                            {.load = {.skip_mtp = true}, .panels = panels});
+      Context ctx(2);
+      Engine engine(*model, {.cache_tokens = 1024, .prefill_tokens = 512, .max_draft = 0});
+      Request request;
+      request.prompt = prompt;
+      request.max_tokens = 3;
+      engine.submit(std::move(request));
+      engine.run_until_idle(ctx);
+      const int64_t reserved = step_scratch_bytes(config_, kPolicyBf16,
+                                                  {.num_tokens = 512,
+                                                   .context_tokens = engine.max_request_tokens(),
+                                                   .scaled_weights = true});
+      EXPECT_EQ(ctx.scratch().capacity_bytes(), round_up(reserved, int64_t{1} << 16))
+          << folder << " " << panels;
+    }
+  }
+}
+
+// kv_b_proj is read as a whole by the expanded form of attention, and by head, its key rows
+// contracted, by the absorbed one: both mean the same weights.
+TEST_F(WeightFormats, BothFormsOfAttentionReadTheSameWeights) {
+  const std::vector<int32_t> prompt = testing_models::random_tokens(150, config_.vocab_size, 9);
+  const auto logprobs = [&](const Model& model, bool expanded) {
+    Engine engine(model, {.cache_tokens = 256, .max_draft = 0, .expanded_prefill = expanded});
+    std::vector<float> all;
+    Request request;
+    request.prompt = prompt;
+    request.max_tokens = 0;
+    request.prompt_logprobs = true;
+    request.on_event = [&](const RequestEvent& event) {
+      for (const GeneratedToken& token : event.prompt_logprobs)
+        all.push_back(static_cast<float>(token.logprob));
+      return true;
+    };
+    engine.submit(std::move(request));
+    engine.run_until_idle(ctx_);
+    EXPECT_EQ(all.size(), prompt.size());
+    return std::vector<float>(all.begin() + 1, all.end());  // nothing predicts the first
+  };
+  const auto plain = open(plain_);
+  const std::vector<float> plain_expanded = logprobs(*plain, true);
+  const double rounding = difference(plain_expanded, logprobs(*plain, false));
+  EXPECT_GT(rounding, 0);
+  for (const FolderFormat format :
+       {FolderFormat::kInt8, FolderFormat::kInt4, FolderFormat::kAllInt4}) {
+    const auto model = open(quantised(format));
+    const std::vector<float> expanded = logprobs(*model, true);
+    EXPECT_LE(difference(expanded, logprobs(*model, false)), 2 * rounding);
+    // Negative control: other weights are further away.
+    if (format == FolderFormat::kAllInt4) {
+      EXPECT_GT(difference(expanded, plain_expanded), 4 * rounding);
+    }
+  }
 }
 
 // A copy of a folder with one tensor left out, or replaced by what `edit` makes of its item.

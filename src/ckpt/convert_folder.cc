@@ -129,7 +129,8 @@ class Converter {
 
  private:
   bool writes_panels() const {
-    return format_ == FolderFormat::kInt8 || format_ == FolderFormat::kInt4;
+    return format_ == FolderFormat::kInt8 || format_ == FolderFormat::kInt4 ||
+           format_ == FolderFormat::kAllInt4;
   }
   // "model.layers.7." of a name in layer 7; empty outside the layers.
   static std::string layer_of(const std::string& name) {
@@ -158,7 +159,9 @@ class Converter {
   // What each tensor becomes. Parameters that one product reads together have one format.
   void plan() {
     const bool panels = writes_panels();
-    const auto codes = plan_panels(specs_, format_ == FolderFormat::kInt4);
+    const auto codes = plan_panels(specs_, format_ == FolderFormat::kInt8   ? PanelBits::kEight
+                                           : format_ == FolderFormat::kInt4 ? PanelBits::kMixed
+                                                                            : PanelBits::kFour);
     for (size_t i = 0; i < specs_.size(); ++i) {
       Wanted wanted{.shape = specs_[i].shape};
       if (panels && codes[i]) {

@@ -16,10 +16,11 @@ enum class FolderFormat {
   kFp8Block,  // DeepSeek's published layout: Linears of attention and experts in E4M3 with a
               // 128x128 weight_scale_inv, everything else in bf16
   // For inference with Fathom (docs/formats/panels.md): Linears and the head in panels of codes,
-  // used where they lie; embedding, kv_b_proj, eh_proj, norms and router as they were. kInt4 keeps
-  // the head, which every token reads whole and whose errors no later layer evens out, at 8 bits.
+  // used where they lie; embedding, eh_proj, norms and router as they were. kInt4 keeps the head and
+  // kv_b_proj at 8 bits (ckpt/panel_tensors.h), kAllInt4 does not.
   kInt8,
   kInt4,
+  kAllInt4,
 };
 
 struct ConvertReport {
@@ -32,7 +33,7 @@ struct ConvertOptions {
   int64_t max_shard_bytes = int64_t{5} << 30;
   std::function<void(int64_t done, int64_t total)> progress;  // tensors; may be empty
   std::function<bool()> should_stop;                          // may be empty
-  // Of the columns of a parameter, for kInt8 and kInt4 (kernels/panel.h); null: all alike. Called
+  // Of the columns of a parameter, for those in panels (kernels/panel.h); null: all alike. Called
   // from one thread.
   std::function<const std::vector<float>*(const std::string& name)> importance;  // may be empty
   std::map<std::string, std::string> extra_files;  // further files of the folder, by name

@@ -8,14 +8,12 @@
 #include "kernels/panel.h"
 #include "model/cache_layout.h"
 #include "model/parameter_bytes.h"
+#include "model/step_bytes.h"
 #include "runtime/cpu.h"
 
 namespace fathom {
 namespace {
 
-// Tokens of a prompt that are computed at a time (EngineConfig), and keys and values that expanded
-// attention holds (model/attention_cached.cc).
-constexpr int64_t kPieceTokens = 2048, kExpandedBytes = int64_t{64} << 20;
 // Of the program and its libraries alone, as `fathom inspect` itself has it.
 constexpr int64_t kProgramBytes = int64_t{24} << 20;
 
@@ -38,30 +36,10 @@ int64_t code_bytes(const ParameterSpec& spec, const ParameterPlace& place) {
              : spec.shape.num_elements() * dtype_bytes(place.dtype);
 }
 
-// The largest temporaries of a piece of a prompt: attention's or an MoE layer's, beside the
-// residual stream.
-int64_t working_bytes(const ModelConfig& c, const Policy& policy, int64_t context_tokens) {
-  const int64_t act = dtype_bytes(policy.activations), wide = dtype_bytes(policy.residual);
-  const int64_t H = c.num_attention_heads, D = c.hidden_size;
-  const int64_t kv = c.qk_nope_head_dim + c.v_head_dim;
-  const int64_t attention = act * (D + 2 * c.q_lora_rank + 2 * c.kv_lora_rank + c.qk_rope_head_dim +
-                                   H * (c.qk_head_dim() + c.v_head_dim));
-  const int64_t expanded = std::min(kExpandedBytes, context_tokens * H * kv * act) +
-                           context_tokens * (c.kv_lora_rank + c.qk_rope_head_dim) * act;
-  const int64_t A = c.num_experts_per_tok, F = c.moe_intermediate_size;
-  const int64_t experts =
-      act * (A * (2 * D + 3 * F) + 3 * c.n_shared_experts * F) + 8 * c.n_routed_experts;
-  const int64_t dense = act * 3 * c.intermediate_size;
-  const int64_t tokens = std::min(kPieceTokens, context_tokens);
-  return tokens * (2 * wide * D + act * D) +
-         std::max(tokens * attention + expanded, tokens * std::max(experts, dense)) +
-         2 * c.vocab_size * dtype_bytes(policy.small);
-}
-
 // Weights in panels, of the policy's own format elsewhere.
 int64_t quantised_bytes(const std::vector<ParameterSpec>& specs, const Policy& policy,
                         bool four_bits) {
-  const auto plan = plan_panels(specs, four_bits);
+  const auto plan = plan_panels(specs, four_bits ? PanelBits::kMixed : PanelBits::kEight);
   int64_t total = 0;
   for (size_t i = 0; i < specs.size(); ++i) {
     total += plan[i]
@@ -105,7 +83,15 @@ InferenceFit inference_fit(FileSystem& files, const std::string& folder, const P
   }
   fit.table_bytes =
       config.max_position_embeddings * config.qk_rope_head_dim * dtype_bytes(policy.small);
-  fit.working_bytes = working_bytes(config, policy, fit.context_tokens);
+  const bool scaled = std::any_of(places.begin(), places.end(), [](const ParameterPlace& place) {
+    return place.grain == ScaleGrain::kPanel && panel_has_scales(place.dtype);
+  });
+  fit.working_bytes =
+      step_scratch_bytes(config, policy,
+                         {.num_tokens = std::min(kPromptStepTokens, fit.context_tokens),
+                          .context_tokens = fit.context_tokens,
+                          .scaled_weights = scaled}) +
+      2 * config.vocab_size * dtype_bytes(policy.small);  // logits, and what is drawn from them
   fit.program_bytes = kProgramBytes;
   const CacheLayout layout = CacheLayout::of(config, policy.latent_cache);
   fit.cache_bytes_per_token = layout.page_bytes() / kCachePageTokens;

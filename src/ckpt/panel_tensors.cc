@@ -5,14 +5,13 @@
 namespace fathom {
 
 bool may_lie_in_panels(const ParameterSpec& spec) {
-  // The latent up-projection is read by head and transposed; the embedding by single rows.
-  const bool linear = spec.fp8_in_published && !spec.name.ends_with("kv_b_proj.weight");
-  const bool head = spec.name == "lm_head.weight";
-  return (linear || head) && panels_fit(spec.shape[0], spec.shape[1]);
+  const bool head = spec.name == "lm_head.weight";  // the embedding is read by single rows
+  return (spec.fp8_in_published || head) && panels_fit(spec.shape[0], spec.shape[1]) &&
+         spec.row_part % kPanelRows == 0;
 }
 
 std::vector<std::optional<DType>> plan_panels(const std::vector<ParameterSpec>& specs,
-                                              bool four_bits) {
+                                              PanelBits bits) {
   std::vector<std::optional<DType>> plan(specs.size());
   for (size_t begin = 0; begin < specs.size();) {
     size_t end = begin + 1;
@@ -20,8 +19,9 @@ std::vector<std::optional<DType>> plan_panels(const std::vector<ParameterSpec>& 
     bool all_fit = true;
     for (size_t i = begin; i < end; ++i) all_fit = all_fit && may_lie_in_panels(specs[i]);
     for (size_t i = begin; all_fit && i < end; ++i) {
-      const bool head = specs[i].kind == ParameterKind::kEmbedding;
-      plan[i] = four_bits && !head ? DType::kI4x2 : DType::kI8;
+      const bool wide = specs[i].kind == ParameterKind::kEmbedding || specs[i].row_part > 0;
+      const bool four = bits == PanelBits::kFour || (bits == PanelBits::kMixed && !wide);
+      plan[i] = four ? DType::kI4x2 : DType::kI8;
     }
     begin = end;
   }

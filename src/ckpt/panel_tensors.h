@@ -22,10 +22,12 @@ inline constexpr std::string_view kPanelScaleSuffix = "_scale";
 bool may_lie_in_panels(const ParameterSpec& spec);
 
 // Which codes `quantize --to int8|int4` gives each parameter; nothing: it stays as it is. What one
-// product reads together (q_a with kv_a, gate with up, all experts) has one format. The head keeps
-// 8 bits: every token reads it, and no later layer evens its errors out.
+// product reads together (q_a with kv_a, gate with up, all experts) has one format. kMixed keeps at
+// 8 bits what is small and read for every token: the head, whose errors no later layer evens out,
+// and kv_b_proj, through which each cached token is seen.
+enum class PanelBits { kEight, kMixed, kFour };
 std::vector<std::optional<DType>> plan_panels(const std::vector<ParameterSpec>& specs,
-                                              bool four_bits);
+                                              PanelBits bits);
 
 // The codes that a stored dtype holds (kI8 or kI4x2); nothing for other dtypes.
 std::optional<DType> panel_codes_of(DType stored);

@@ -53,9 +53,10 @@ Calibration calibrate_on_text(const Options& options) {
 
 int run_quantize(const Options& options) {
   const std::string& to = options.folder.to;
-  const FolderFormat format = to == "int8"   ? FolderFormat::kInt8
-                              : to == "int4" ? FolderFormat::kInt4
-                                             : FolderFormat::kFp8Block;
+  const FolderFormat format = to == "int8"       ? FolderFormat::kInt8
+                              : to == "int4"     ? FolderFormat::kInt4
+                              : to == "int4-all" ? FolderFormat::kAllInt4
+                                                 : FolderFormat::kFp8Block;
   if (options.calibrate.empty()) return run(options.folder, format);
   if (format == FolderFormat::kFp8Block) {
     fail(ErrorKind::kUsage, "--calibrate: FP8 blocks are scaled by their largest weight alone");
@@ -74,22 +75,23 @@ int run_quantize(const Options& options) {
 
 Verb quantize_verb() {
   auto options = std::make_shared<Options>();
-  return {.name = "quantize",
-          .help = "a model folder with weights in int8, 4 bits, or DeepSeek's FP8",
-          .declare =
-              [options](CommandLine& line) {
-                declare(line, options->folder, {"int8", "int4", "fp8-block"});
-                line.add(
-                    "--calibrate", options->calibrate,
-                    "text or JSONL by whose inputs, expert by expert, int8 and int4 weigh errors");
-                line.add("--field", options->field, "the field of a JSON line that holds the text");
-                line.add("--calibrate-tokens", options->calibration.min_tokens,
-                         "read at least; more until each expert is covered");
-                line.add("--calibrate-max-tokens", options->calibration.max_tokens, "and at most");
-                line.add("--calibrate-per-expert", options->calibration.min_tokens_per_expert,
-                         "tokens that an expert must see to be covered");
-              },
-          .run = [options] { return run_quantize(*options); }};
+  return {
+      .name = "quantize",
+      .help = "a model folder with weights in int8, 4 bits, or DeepSeek's FP8",
+      .declare =
+          [options](CommandLine& line) {
+            declare(line, options->folder, {"int8", "int4", "int4-all", "fp8-block"});
+            line.add(
+                "--calibrate", options->calibrate,
+                "text or JSONL by whose inputs, expert by expert, the int formats weigh errors");
+            line.add("--field", options->field, "the field of a JSON line that holds the text");
+            line.add("--calibrate-tokens", options->calibration.min_tokens,
+                     "read at least; more until each expert is covered");
+            line.add("--calibrate-max-tokens", options->calibration.max_tokens, "and at most");
+            line.add("--calibrate-per-expert", options->calibration.min_tokens_per_expert,
+                     "tokens that an expert must see to be covered");
+          },
+      .run = [options] { return run_quantize(*options); }};
 }
 
 }  // namespace fathom::cli

@@ -42,15 +42,23 @@ TensorView Scratch::allocate(DType dtype, Shape shape, const char* tensor_name) 
   }
   if (chunk_ == chunks_.size()) {
     const int64_t grown = chunks_.empty() ? int64_t{1} << 20 : 2 * chunks_.back().bytes;
-    const int64_t size = std::max(round_up(bytes, int64_t{1} << 16), grown);
-    auto* memory = static_cast<std::byte*>(
-        ::operator new[](static_cast<size_t>(size), std::align_val_t{kTensorAlignBytes}));
-    chunks_.push_back({std::unique_ptr<std::byte[], Free>(memory), size});
+    add_chunk(std::max(bytes, grown));
     used_ = 0;
   }
   std::byte* data = chunks_[chunk_].memory.get() + used_;
   used_ += bytes;
   return TensorView(data, dtype, shape, tensor_name);
+}
+
+void Scratch::add_chunk(int64_t bytes) {
+  const int64_t size = round_up(bytes, int64_t{1} << 16);
+  auto* memory = static_cast<std::byte*>(
+      ::operator new[](static_cast<size_t>(size), std::align_val_t{kTensorAlignBytes}));
+  chunks_.push_back({std::unique_ptr<std::byte[], Free>(memory), size});
+}
+
+void Scratch::reserve(int64_t bytes) {
+  if (capacity_bytes() < bytes) add_chunk(bytes);
 }
 
 int64_t Scratch::capacity_bytes() const {

@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <memory>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "core/tensor.h"
@@ -79,9 +80,19 @@ class Scratch {
   T* allocate(int64_t count, const char* tensor_name) {
     return allocate(dtype_of<T>, Shape{count}, tensor_name).template as<T>();
   }
+  // For objects that need no destructor; the caller constructs them.
+  template <typename T>
+  T* allocate_structs(int64_t count, const char* name) {
+    static_assert(alignof(T) <= kTensorAlignBytes && std::is_trivially_destructible_v<T>);
+    return reinterpret_cast<T*>(allocate<uint8_t>(count * static_cast<int64_t>(sizeof(T)), name));
+  }
   int64_t capacity_bytes() const;
+  // So much in one piece, if there is less: what is allocated piece by piece leaves gaps. Memory
+  // that is never written to is never taken from the system.
+  void reserve(int64_t bytes);
 
  private:
+  void add_chunk(int64_t bytes);
   struct Free {
     void operator()(std::byte* p) const {
       ::operator delete[](p, std::align_val_t{kTensorAlignBytes});

@@ -176,6 +176,7 @@ bool Engine::step(Context& ctx) {
   admit();
   if (!running_.empty()) {
     ++stats_.num_steps;
+    reserve_scratch(ctx);
     try {
       plan_entries();
       if (!entries_.empty()) run_main(ctx);
@@ -188,6 +189,18 @@ bool Engine::step(Context& ctx) {
   }
   publish_stats();
   return !running_.empty() || !waiting_.empty();
+}
+
+void Engine::reserve_scratch(Context& ctx) {
+  if (scratch_reserved_) return;
+  scratch_reserved_ = true;
+  try {
+    ctx.scratch().reserve(step_scratch_bytes(model_.config(), model_.policy(),
+                                             {.num_tokens = config_.prefill_tokens,
+                                              .context_tokens = max_request_tokens(),
+                                              .scaled_weights = true}));
+  } catch (const std::bad_alloc&) {  // it grows step by step
+  }
 }
 
 // Whoever was in the call cannot go on; the engine can.

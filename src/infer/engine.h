@@ -32,6 +32,7 @@
 #include "infer/request.h"
 #include "infer/token_distribution.h"
 #include "model/forward_cached.h"
+#include "model/step_bytes.h"
 
 namespace fathom {
 
@@ -40,7 +41,7 @@ struct EngineConfig {
   DType cache_dtype = DType::kBF16;
   int64_t max_sequences = 256;                   // running at once
   int64_t max_queued = 1 << 20;                  // waiting; more are refused
-  int64_t prefill_tokens = 2048;                 // of prompts in a step
+  int64_t prefill_tokens = kPromptStepTokens;    // of prompts in a step
   int64_t prefill_tokens_beside_decoding = 256;  // so that those who decode need not wait long
   int64_t max_draft = 2;                         // tokens drafted at most; 0: no speculation
   bool adapt_draft = true;                       // false: max_draft tokens always
@@ -111,6 +112,7 @@ class Engine {
   using SequencePtr = std::unique_ptr<Sequence>;
 
   // engine.cc: who runs
+  void reserve_scratch(Context& ctx);
   void fail_step(const char* error);
   void take_inbox();
   void end_cancelled_and_late();
@@ -194,6 +196,7 @@ class Engine {
   RequestId next_id_ = 1;
   int64_t num_queued_ = 0;
   EngineStats stats_, published_;
+  bool scratch_reserved_ = false;
   std::atomic<int64_t> heartbeat_ns_{0};
 };
 

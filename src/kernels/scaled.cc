@@ -61,11 +61,13 @@ void check_panel_product(const ScaledView& a, const ScaledView& b, GemmLayout la
     check_contraction("scaled_gemm b", b, layout != GemmLayout::kNt);
     return;
   }
-  FATHOM_CHECK(layout == GemmLayout::kNt, "panels '{}' in another product than nt", b.codes.name);
+  const bool has_scales = b.grain == ScaleGrain::kPanel && panel_has_scales(b.codes.dtype);
+  FATHOM_CHECK(layout == GemmLayout::kNt || (layout == GemmLayout::kNn && has_scales &&
+                                             a.grain == ScaleGrain::kNone),
+               "panels '{}' in a product that does not read them", b.codes.name);
   FATHOM_CHECK(accumulator.model == Accumulator::Model::kFp32,
                "panels '{}' with an emulated accumulator", b.codes.name);
-  const bool takes_integers = b.grain == ScaleGrain::kPanel && panel_has_scales(b.codes.dtype);
-  if (a.grain != ScaleGrain::kNone && !(integers && takes_integers && a.grain == ScaleGrain::kRow))
+  if (a.grain != ScaleGrain::kNone && !(integers && has_scales && a.grain == ScaleGrain::kRow))
     internal::operand_failed("scaled_gemm a", a.codes, "plain values or i8 by row");
 }
 
@@ -170,7 +172,8 @@ static void check_side_by_side(const ScaledGemmParams& p) {
   check_tensor("scaled_gemm c", p.c, {count, m, n});
   check_output(p.c);
   check_scaled("scaled_gemm a", p.a, {count, m, k}, 0);
-  check_scaled("scaled_gemm b", p.b, {count, n, k}, 0);
+  const bool nt = p.layout == GemmLayout::kNt;
+  check_scaled("scaled_gemm b", p.b, {count, nt ? n : k, nt ? k : n}, 0);
   check_panel_product(p.a, p.b, p.layout, p.accumulator);
 }
 
@@ -220,6 +223,8 @@ void scaled_grouped_gemm(Context& ctx, const ScaledGroupedGemmParams& p) {
     check_scaled("scaled_grouped_gemm b", p.b, {E, nt ? n : width, nt ? width : n},
                  div_up(width, kScaleTile));
   }
+  FATHOM_CHECK(nt || !in_panels(p.b.grain), "panels '{}' of experts in another product than nt",
+               p.b.codes.name);
   check_contraction("scaled_grouped_gemm a", p.a, tn);
   check_panel_product(p.a, p.b, p.layout, p.accumulator);
   check_accumulator(p.accumulator, p.a, p.b);

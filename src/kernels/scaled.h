@@ -103,9 +103,10 @@ struct Accumulator {
 // everywhere. With kFp32, each element of c is
 //   fma(slice sum, a scale * b scale, so far) over the slices in ascending order,
 // from 0 (or from c when accumulating a c of f32; a bf16 c is added to in fp32, rounded once).
-// A kPanel b (nt only) makes the slices as long as its groups, 128 or 32. With a of i8 codes (kRow)
+// A kPanel b makes the slices as long as its groups, 128 or 32. With a of i8 codes (kRow)
 // a slice's sum is one of integers, exact in any order; a of bf16 or f32 keeps its values as they
-// are. A kBlockPanel b (nt, a kNone) gives the bits of kBlock.
+// are. A kBlockPanel b (nt, a kNone) gives the bits of kBlock. A kPanel b with scales may also be
+// contracted over its rows (nn, a kNone): each row is a slice then, and their order is free.
 // With a leading dimension on a (kNone), b (kPanel) and c, as many products side by side.
 struct ScaledGemmParams {
   GemmLayout layout = GemmLayout::kNt;

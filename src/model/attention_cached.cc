@@ -3,20 +3,10 @@
 
 #include "kernels/kernels.h"
 #include "model/attention.h"
+#include "model/step_bytes.h"
 
 namespace fathom {
-namespace {
-
-// Keys and values that the expanded form holds at a time, for as many heads as that allows.
-constexpr int64_t kExpandedBytes = int64_t{64} << 20;
-
-template <typename T>
-T* allocate_structs(Scratch& scratch, int64_t count, const char* name) {
-  return reinterpret_cast<T*>(
-      scratch.allocate<uint8_t>(count * static_cast<int64_t>(sizeof(T)), name));
-}
-
-}  // namespace
+namespace {}  // namespace
 
 void Attention::forward_cached(Context& ctx, std::span<const CachedSequence> sequences,
                                const RowLayout& rows, const TensorView& x_TD,
@@ -45,7 +35,7 @@ void Attention::forward_cached(Context& ctx, std::span<const CachedSequence> seq
   will_read(ctx, {&keys}, T);
   project_queries(ctx, rows, s, inputs);
 
-  auto* cache_of_token = allocate_structs<CacheRows>(scratch, T, "attn.cache_of_token");
+  auto* cache_of_token = scratch.allocate_structs<CacheRows>(T, "attn.cache_of_token");
   int64_t* row_of_token = scratch.allocate<int64_t>(T, "attn.row_of_token");
   int64_t t = 0, num_latent_tokens = 0, num_latent_sequences = 0;
   for (const CachedSequence& sequence : sequences) {
@@ -90,7 +80,7 @@ void Attention::attend_in_latents(Context& ctx, std::span<const CachedSequence> 
   const int64_t T = q_TY.dim(0), H = heads_;
   Scratch& scratch = ctx.scratch();
   Scratch::Mark mark(scratch);
-  auto* cache_of_query = allocate_structs<CacheRows>(scratch, T, "attn.cache_of_query");
+  auto* cache_of_query = scratch.allocate_structs<CacheRows>(T, "attn.cache_of_query");
   int64_t* num_keys = scratch.allocate<int64_t>(T, "attn.num_keys");
   int64_t t = 0;
   for (const CachedSequence& sequence : sequences) {
@@ -102,24 +92,36 @@ void Attention::attend_in_latents(Context& ctx, std::span<const CachedSequence> 
   TensorView q_latent_TX =
       scratch.allocate(policy_.activations, Shape{T, H * C}, "attn.q_latent_TX");
   TensorView ctx_TX = scratch.allocate(policy_.activations, Shape{T, H * C}, "attn.ctx_TX");
-  const TensorView kv_b_HZC = w_.kv_b_ZC.w.reshaped(Shape{H, N + P, C});
-  const auto up_projections = [&](int64_t begin, int64_t count) {
-    TensorView w = kv_b_HZC;
-    w.data = kv_b_HZC.at(0).rows(begin, count).data;
-    w.shape.dim[1] = count;
-    return w;
+  // Rows of each head, of the weights or their scales.
+  const auto of_heads = [&](const TensorView& all_ZX, int64_t begin, int64_t count) {
+    const TensorView all_HZX = all_ZX.reshaped(Shape{H, N + P, all_ZX.dim(1)});
+    TensorView rows = all_HZX;
+    rows.data = all_HZX.at(0).rows(begin, count).data;
+    rows.shape.dim[1] = count;
+    return rows;
   };
-  const bool panels = w_.kv_b_ZC.grain == ScaleGrain::kPanel;
+  const LinearView& kv_b = w_.kv_b_ZC;
+  const auto up_projections = [&](int64_t begin, int64_t count) {
+    return ScaledView{of_heads(kv_b.w, begin, count),
+                      kv_b.scales.empty() ? TensorView() : of_heads(kv_b.scales, begin, count),
+                      kv_b.grain};
+  };
+  const bool panels = kv_b.grain == ScaleGrain::kPanel;
   const TensorView q_HTN = heads_first(q_TY, H).columns(0, N);
   will_read(ctx, {&w_.kv_b_ZC}, T);
-  if (panels) {
+  if (panels && kv_b.scales.empty()) {
     scaled_gemm(ctx, {.a = plain_rows(q_HTN),
                       .b = {w_.keys_HCN, {}, ScaleGrain::kPanel},
+                      .c = heads_first(q_latent_TX, H)});
+  } else if (panels) {
+    scaled_gemm(ctx, {.layout = GemmLayout::kNn,
+                      .a = plain_rows(q_HTN),
+                      .b = up_projections(0, N),
                       .c = heads_first(q_latent_TX, H)});
   } else {
     gemm(ctx, {.layout = GemmLayout::kNn,
                .a = q_HTN,
-               .b = up_projections(0, N),
+               .b = up_projections(0, N).codes,
                .c = heads_first(q_latent_TX, H)});
   }
   mla_decode(ctx, {.q_BHC = split_heads(q_latent_TX, H),
@@ -131,12 +133,12 @@ void Attention::attend_in_latents(Context& ctx, std::span<const CachedSequence> 
   will_read(ctx, {&w_.o_DP}, T);
   if (panels) {
     scaled_gemm(ctx, {.a = plain_rows(heads_first(ctx_TX, H)),
-                      .b = {up_projections(N, P), {}, ScaleGrain::kPanel},
+                      .b = up_projections(N, P),
                       .c = heads_first(o_TP, H)});
   } else {
     gemm(ctx, {.layout = GemmLayout::kNt,
                .a = heads_first(ctx_TX, H),
-               .b = up_projections(N, P),
+               .b = up_projections(N, P).codes,
                .c = heads_first(o_TP, H)});
   }
 }
@@ -161,6 +163,8 @@ void Attention::attend_expanded(Context& ctx, const CachedSequence& sequence,
     const TensorView kv = kv_SZ.columns(0, count * Z);
     LinearView up_projections = w_.kv_b_ZC;
     up_projections.w = w_.kv_b_ZC.w.rows(h * Z, count * Z);
+    if (!up_projections.scales.empty())
+      up_projections.scales = w_.kv_b_ZC.scales.rows(h * Z, count * Z);
     linear_.forward(ctx, up_projections, plain_rows(c_SC), kv);
     mla_attention_forward(
         ctx, {.q_THK = split_heads(

@@ -7,12 +7,6 @@
 namespace fathom {
 namespace {
 
-template <typename T>
-T* allocate_structs(Scratch& scratch, int64_t count, const char* name) {
-  return reinterpret_cast<T*>(
-      scratch.allocate<uint8_t>(count * static_cast<int64_t>(sizeof(T)), name));
-}
-
 // The tokens of a call, in scratch memory.
 struct Tokens {
   int64_t num_tokens = 0, num_logits = 0;
@@ -27,8 +21,8 @@ struct Tokens {
     ids = scratch.allocate<int32_t>(num_tokens, "tokens_T");
     positions = scratch.allocate<int32_t>(num_tokens, "positions_T");
     logit_rows = scratch.allocate<int32_t>(num_logits, "logit_rows_L");
-    cached = allocate_structs<CachedSequence>(scratch, static_cast<int64_t>(sequences.size()),
-                                              "cached_B");
+    cached = scratch.allocate_structs<CachedSequence>(static_cast<int64_t>(sequences.size()),
+                                                      "cached_B");
     int64_t t = 0, l = 0;
     for (const SequenceInput& sequence : sequences) {
       const auto count = static_cast<int64_t>(sequence.tokens.size());

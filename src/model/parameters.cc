@@ -1,5 +1,7 @@
 #include "model/parameters.h"
 
+#include <numeric>
+
 #include "core/integer.h"
 #include "model/parameter_bytes.h"
 
@@ -82,6 +84,7 @@ class SpecBuilder {
     norm(a + "kv_a_layernorm.weight", c.kv_lora_rank);
     linear(a + "kv_b_proj.weight", c.num_attention_heads * (c.qk_nope_head_dim + c.v_head_dim),
            c.kv_lora_rank);
+    specs_.back().row_part = std::gcd(c.qk_nope_head_dim, c.v_head_dim);
     linear(a + "o_proj.weight", c.hidden_size, c.num_attention_heads * c.v_head_dim);
     norm(prefix + "post_attention_layernorm.weight", c.hidden_size);
   }

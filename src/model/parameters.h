@@ -38,6 +38,8 @@ struct ParameterSpec {
   int64_t expert_idx = -1;        // routed experts only
   bool fp8_in_published = false;  // a Linear that DeepSeek publishes in FP8 (SPEC C.2)
   bool packed = false;            // directly behind the previous tensor in memory
+  int64_t row_part = 0;  // products also read parts of multiples of so many rows (kv_b_proj, by
+                         // head: keys and values), which they contract; 0: only the whole
 };
 
 // A name that exists in files only: an MTP module's copies of the embedding and the head, or a tied

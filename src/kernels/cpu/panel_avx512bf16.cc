@@ -20,6 +20,7 @@ constexpr int64_t kLine = 64;
 // How far ahead of what is read lines are asked for, into the second-level cache: the processor's
 // own prefetching stops at each end of 4 KiB.
 constexpr int64_t kAheadBytes = 4096;
+constexpr int64_t kColumnsAheadBytes = 1024;  // of several panels at once
 static_assert(kLanes == kPanelRows);
 
 // bf16 of integers 0..127 as bytes, for VPERMI2B; 0 has no exponent.
@@ -44,12 +45,14 @@ static_assert(kIntegers.high[1] == 0x3f && kIntegers.low[1] == 0x80);
 struct CodebookTables {
   alignas(64) uint16_t bf16[32]{};  // twice, since VPERMW looks at five bits
   alignas(64) uint8_t plus_128[64]{};
+  alignas(64) float fp32[16]{};
 };
 constexpr CodebookTables codebook_tables() {
   CodebookTables t;
   for (int i = 0; i < 64; ++i) {
     const int number = kI4Codebook[i % 16], magnitude = number < 0 ? -number : number;
     t.plus_128[i] = static_cast<uint8_t>(number + 128);
+    if (i < 16) t.fp32[i] = static_cast<float>(number);
     if (i < 32) {
       t.bf16[i] = static_cast<uint16_t>((number < 0 ? 0x8000 : 0) | kIntegers.high[magnitude] << 8 |
                                         kIntegers.low[magnitude]);
@@ -248,6 +251,101 @@ void any_panel_tile(const PanelTile& t) {
                  : tile_of_rows<Format, 1>(t.rows, kRows))(t);
 }
 
+// ---- Contracted over the rows of the weights
+
+constexpr int kSums = 16;  // registers: a column of one row of a each
+
+// The numbers of the columns of a line, in order: lanes are rows of the weights.
+template <typename Format>
+inline __attribute__((always_inline)) void decode_columns(__m512i line,
+                                                          __m512 (&out)[Format::kLineColumns]) {
+  if constexpr (Format::kLineColumns == 4) {
+    out[0] = _mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(line, 24), 24));
+    out[1] = _mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(line, 8), 24));
+    out[2] = _mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(line, 16), 24));
+    out[3] = _mm512_cvtepi32_ps(_mm512_srai_epi32(line, 24));
+  } else {
+    const __m512 table = _mm512_load_ps(kCodebook.fp32);
+#pragma GCC unroll 8
+    for (int j = 0; j < 8; ++j) {
+      // VPERMPS looks at four bits.
+      out[j] = _mm512_permutexvar_ps(_mm512_srli_epi32(line, j % 2 * 16 + j / 2 * 4), table);
+    }
+  }
+}
+
+// The sum of each register's lanes, always in the same order.
+inline __m512 sums_of_lanes(const __m512 (&x)[kSums]) {
+  __m512 two[8], four[4];
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; ++i) {
+    two[i] = _mm512_add_ps(_mm512_unpacklo_ps(x[2 * i], x[2 * i + 1]),
+                           _mm512_unpackhi_ps(x[2 * i], x[2 * i + 1]));
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    const __m512d a = _mm512_castps_pd(two[2 * i]), b = _mm512_castps_pd(two[2 * i + 1]);
+    four[i] = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)),
+                            _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
+  }
+  __m512 eight[2];
+#pragma GCC unroll 2
+  for (int i = 0; i < 2; ++i) {
+    eight[i] = _mm512_add_ps(_mm512_shuffle_f32x4(four[2 * i], four[2 * i + 1], 0x44),
+                             _mm512_shuffle_f32x4(four[2 * i], four[2 * i + 1], 0xee));
+  }
+  return _mm512_add_ps(_mm512_shuffle_f32x4(eight[0], eight[1], 0x88),
+                       _mm512_shuffle_f32x4(eight[0], eight[1], 0xdd));
+}
+
+template <typename Format, int kRows>
+void columns(const PanelColumns& t) {
+  constexpr int kColumns = kSums / kRows, kLines = kColumns / Format::kLineColumns;
+  for (int64_t col = t.begin; col < t.end; col += kColumns) {
+    __m512 sum[kSums];
+#pragma GCC unroll 16
+    for (int i = 0; i < kSums; ++i) sum[i] = _mm512_setzero_ps();
+    const char* b = static_cast<const char*>(t.b) + col / Format::kLineColumns * kLine;
+    const uint16_t* scales =
+        static_cast<const uint16_t*>(t.b_scales) + col / Format::kGroup * kLanes;
+    for (int64_t p = 0; p < t.panels; ++p, b += t.panel_bytes, scales += t.panel_scales) {
+      const __m512 scale = widen(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(scales)));
+      __m512 factor[kRows];
+#pragma GCC unroll 2
+      for (int m = 0; m < kRows; ++m)
+        factor[m] = _mm512_mul_ps(_mm512_loadu_ps(t.a + m * t.a_ld + p * kLanes), scale);
+#pragma GCC unroll 4
+      for (int line = 0; line < kLines; ++line) {
+        __m512 weights[Format::kLineColumns];
+        decode_columns<Format>(_mm512_loadu_si512(b + line * kLine), weights);
+        _mm_prefetch(b + line * kLine + kColumnsAheadBytes, _MM_HINT_T1);
+#pragma GCC unroll 8
+        for (int j = 0; j < Format::kLineColumns; ++j) {
+#pragma GCC unroll 2
+          for (int m = 0; m < kRows; ++m) {
+            __m512& s = sum[m * kColumns + line * Format::kLineColumns + j];
+            s = _mm512_fmadd_ps(weights[j], factor[m], s);
+          }
+        }
+      }
+    }
+    const __m512 total = sums_of_lanes(sum);
+    GemmTile out;
+    out.cols = kColumns;
+    out.ldc = t.ldc;
+    out.c_bf16 = t.c_bf16;
+    out.add_c = t.add_c;
+    out.c = static_cast<char*>(t.c) + col * (t.c_bf16 ? 2 : 4);
+    store_tile_row(out, 0, 0, total);
+    if constexpr (kRows == 2) store_tile_row(out, 1, 0, _mm512_shuffle_f32x4(total, total, 0xee));
+  }
+}
+
+template <typename Format>
+void any_columns(const PanelColumns& t) {
+  t.rows == 1 ? columns<Format, 1>(t) : columns<Format, 2>(t);
+}
+
 // The order of a panel's bytes: of 4 columns (i8), of 8 in two words (i4).
 template <PanelFormat kFormat>
 __m512i byte_order() {
@@ -283,6 +381,7 @@ void pack_i8(const int8_t* row, int64_t k, int64_t rows, int32_t* words, int32_t
 const PanelKernels kPanelAvx512Bf16 = {
     .of_bf16 = {any_panel_tile<I8AsBf16>, any_panel_tile<I4AsBf16>},
     .of_i8 = {any_panel_tile<I8AsBytes>, any_panel_tile<I4AsBytes>},
+    .columns = {any_columns<I8AsBf16>, any_columns<I4AsBf16>},
     .pack_i8 = {pack_i8<kPanelI8>, pack_i8<kPanelI4>},
 };
 

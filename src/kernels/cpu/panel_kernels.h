@@ -32,11 +32,27 @@ struct PanelTile {
   bool c_bf16 = false, add_c = false;
 };
 
+// Columns of the product of one or two rows of a with panels whose rows are contracted (nn): a row
+// of weights is a lane, and the lanes are added at the end.
+struct PanelColumns {
+  const float* a = nullptr;  // [rows][16 * panels]
+  int64_t rows = 0, a_ld = 0, panels = 0;
+  int64_t begin = 0, end = 0;  // columns of b and c, multiples of 32
+  const void* b = nullptr;
+  int64_t panel_bytes = 0;
+  const void* b_scales = nullptr;
+  int64_t panel_scales = 0;
+  void* c = nullptr;  // of column 0
+  int64_t ldc = 0;
+  bool c_bf16 = false, add_c = false;
+};
+
 enum PanelFormat : uint8_t { kPanelI8, kPanelI4 };
 using PanelFunction = void (*)(const PanelTile& t);
 struct PanelKernels {
   PanelFunction of_bf16[2];  // by PanelFormat
   PanelFunction of_i8[2];
+  void (*columns[2])(const PanelColumns& t);
   // Packs a row of k codes into its words ([k words][rows], from its own column on), and writes the
   // corrections of each group.
   void (*pack_i8[2])(const int8_t* row, int64_t k, int64_t rows, int32_t* words,

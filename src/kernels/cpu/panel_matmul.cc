@@ -16,6 +16,8 @@ namespace {
 constexpr int64_t kItemsPerThread = 8;
 // An item reads at least so many bytes of weights, or what a thread's claim costs would show.
 constexpr int64_t kMinItemBytes = 32 << 10;
+// Activations that a thread packs sooner than another wakes.
+constexpr int64_t kPackedAlone = 64 << 10;
 
 struct PanelProductJob {
   const std::byte* a = nullptr;
@@ -81,8 +83,11 @@ class PanelMultiplier {
 void PanelMultiplier::run(PanelProductJob* jobs, int64_t num_jobs) {
   Scratch& scratch = ctx_.scratch();
   Scratch::Mark mark(scratch);
-  int64_t num_packs = 0, num_items = 0, total_tiles = 0;
-  for (int64_t j = 0; j < num_jobs; ++j) total_tiles += jobs[j].num_tiles();
+  int64_t num_packs = 0, num_items = 0, total_tiles = 0, total_rows = 0;
+  for (int64_t j = 0; j < num_jobs; ++j) {
+    total_tiles += jobs[j].num_tiles();
+    total_rows += jobs[j].rows;
+  }
   const int64_t num_threads = ctx_.threads().num_threads();
   const int64_t wanted = num_threads == 1 ? 1 : num_threads * kItemsPerThread;
   const int64_t pairs = div_up(panels_, kPanelTilePanels);
@@ -111,8 +116,7 @@ void PanelMultiplier::run(PanelProductJob* jobs, int64_t num_jobs) {
     const PanelProductJob& job = job_of(&PanelProductJob::first_pack, i);
     pack(job, i - job.first_pack);
   };
-  // The rows of a decoding step are packed sooner than another thread wakes.
-  if (num_packs * kPanelTileRows * k_ <= int64_t{64} << 10) {
+  if (total_rows * k_ <= kPackedAlone) {
     for (int64_t i = 0; i < num_packs; ++i) pack_one(i, 0);
   } else {
     ctx_.threads().parallel_for(num_packs, pack_one);
@@ -133,6 +137,10 @@ void PanelMultiplier::pack(const PanelProductJob& job, int64_t tile) const {
   const int64_t slices = div_up(k_, kScaleTile);
   for (int64_t m = 0; m < rows; ++m) {
     const std::byte* row = job.a + (begin + m) * job.a_ld * (integers_ ? 1 : 2);
+    if (!integers_ && rows == 1) {
+      std::memcpy(out, row, static_cast<size_t>(words() * 4));
+      continue;
+    }
     if (!integers_) {
       for (int64_t i = 0; i < words(); ++i) std::memcpy(out + i * rows + m, row + i * 4, 4);
       continue;
@@ -197,26 +205,95 @@ PanelProductJob job_of(const ScaledView& a, const ScaledView& b, const TensorVie
 template <typename Params>
 bool supports(const Params& p) {
   return p.b.grain == ScaleGrain::kPanel && panel_has_scales(p.b.codes.dtype) &&
-         p.a.codes.dtype != DType::kF32 && p.a.codes.shape.num_dims == 2;
+         p.a.codes.dtype != DType::kF32;
+}
+
+// One of the products side by side, or the only one.
+struct OneProduct {
+  ScaledView a, b;
+  TensorView c;
+};
+int64_t num_products(const ScaledGemmParams& p) { return p.c.shape.num_dims == 3 ? p.c.dim(0) : 1; }
+OneProduct product(const ScaledGemmParams& p, int64_t i) {
+  if (p.c.shape.num_dims == 2) return {p.a, p.b, p.c};
+  return {
+      {p.a.codes.at(i), {}, p.a.grain}, {p.b.codes.at(i), p.b.scales.at(i), p.b.grain}, p.c.at(i)};
+}
+
+// Contracted over the rows of the weights: c = a b.
+void multiply_columns(Context& ctx, const ScaledGemmParams& p) {
+  constexpr int64_t kRowsAtOnce = 2;
+  const int64_t count = num_products(p);
+  const OneProduct first = product(p, 0);
+  const int64_t m = first.c.dim(0), n = first.c.dim(1), k = first.a.codes.dim(1);
+  const PanelFormat format = p.b.codes.dtype == DType::kI4x2 ? kPanelI4 : kPanelI8;
+  const int64_t groups = div_up(n, panel_group(p.b.codes.dtype));
+  Scratch& scratch = ctx.scratch();
+  Scratch::Mark mark(scratch);
+  float* a = scratch.allocate<float>(count * m * k, "panel_rows");
+  const auto widen_row = [&](int64_t row, int) {
+    const OneProduct one = product(p, row / m);
+    const bf16* from = one.a.codes.as<bf16>() + row % m * one.a.codes.stride[0];
+    for (int64_t l = 0; l < k; ++l) a[row * k + l] = static_cast<float>(from[l]);
+  };
+  if (count * m * k <= kPackedAlone) {
+    for (int64_t row = 0; row < count * m; ++row) widen_row(row, 0);
+  } else {
+    ctx.threads().parallel_for(count * m, widen_row);
+  }
+  const int64_t wanted = div_up(ctx.threads().num_threads() * kItemsPerThread, count);
+  const int64_t parts = std::clamp<int64_t>(wanted, 1, n / kPanelColumns);
+  ctx.threads().parallel_for(count * parts, [&](int64_t item, int) {
+    const OneProduct one = product(p, item / parts);
+    const int64_t part = item % parts, units = n / kPanelColumns;
+    PanelColumns t;
+    t.a_ld = k;
+    t.panels = k / kPanelRows;
+    t.begin = part * units / parts * kPanelColumns;
+    t.end = (part + 1) * units / parts * kPanelColumns;
+    t.b = one.b.codes.data;
+    t.panel_bytes = kPanelRows * (format == kPanelI4 ? n / 2 : n);
+    t.b_scales = one.b.scales.data;
+    t.panel_scales = groups * kPanelRows;
+    t.ldc = one.c.stride[0];
+    t.c_bf16 = one.c.dtype == DType::kBF16;
+    t.add_c = p.accumulate;
+    for (int64_t row = 0; row < m; row += t.rows) {
+      t.rows = std::min(kRowsAtOnce, m - row);
+      t.a = a + (item / parts * m + row) * k;
+      t.c = static_cast<std::byte*>(one.c.data) + row * t.ldc * (t.c_bf16 ? 2 : 4);
+      kPanelAvx512Bf16.columns[format](t);
+    }
+  });
 }
 
 }  // namespace
 
 bool panel_gemm_supports(const ScaledGemmParams& p) { return supports(p); }
-bool panel_grouped_gemm_supports(const ScaledGroupedGemmParams& p) { return supports(p); }
+bool panel_grouped_gemm_supports(const ScaledGroupedGemmParams& p) {
+  return supports(p) && p.layout == GemmLayout::kNt;
+}
 
 void panel_gemm_avx512bf16(Context& ctx, const ScaledGemmParams& p) {
-  if (p.c.dim(0) == 0 || p.c.dim(1) == 0) return;
-  PanelProductJob job = job_of(p.a, p.b, p.c, 0, p.c.dim(0));
-  PanelMultiplier(ctx, kPanelAvx512Bf16, p.a, p.b, p.c, p.c.dim(1), p.a.codes.dim(1), p.accumulate)
-      .run(&job, 1);
+  if (p.c.shape.num_elements() == 0) return;
+  if (p.layout == GemmLayout::kNn) return multiply_columns(ctx, p);
+  Scratch::Mark mark(ctx.scratch());
+  const int64_t count = num_products(p);
+  auto* jobs = ctx.scratch().allocate_structs<PanelProductJob>(count, "panel_jobs");
+  for (int64_t i = 0; i < count; ++i) {
+    const OneProduct one = product(p, i);
+    new (jobs + i) PanelProductJob(job_of(one.a, one.b, one.c, 0, one.c.dim(0)));
+  }
+  const OneProduct first = product(p, 0);
+  PanelMultiplier(ctx, kPanelAvx512Bf16, first.a, first.b, first.c, first.c.dim(1),
+                  first.a.codes.dim(1), p.accumulate)
+      .run(jobs, count);
 }
 
 void panel_grouped_gemm_avx512bf16(Context& ctx, const ScaledGroupedGemmParams& p) {
   if (p.c.dim(1) == 0) return;
   Scratch::Mark mark(ctx.scratch());
-  auto* jobs = reinterpret_cast<PanelProductJob*>(ctx.scratch().allocate<uint8_t>(
-      p.num_experts * static_cast<int64_t>(sizeof(PanelProductJob)), "panel_jobs"));
+  auto* jobs = ctx.scratch().allocate_structs<PanelProductJob>(p.num_experts, "panel_jobs");
   int64_t num_jobs = 0;
   for (int64_t e = 0; e < p.num_experts; ++e) {
     const int64_t begin = p.offsets[e], rows = p.offsets[e + 1] - begin;

@@ -121,6 +121,100 @@ TEST(PanelEntries, ARowHasItsBitsInAnyBatchAndAsAnExperts) {
   }
 }
 
+// Contracted over the rows of the weights (nn), one product and several side by side.
+TEST(PanelEntries, ColumnsMatchTheReferenceOnEveryEdge) {
+  if (!runs_here(IsaLevel::kAvx512Bf16)) GTEST_SKIP();
+  Context &reference = test_context(IsaLevel::kReference, 1),
+          &one_thread = test_context(IsaLevel::kAvx512Bf16, 1),
+          &two_threads = test_context(IsaLevel::kAvx512Bf16, 2);
+  for (const DType format : kFormats) {
+    for (const int64_t k : {16, 48, 128}) {
+      for (const int64_t n : {32, 96, 160, 288}) {
+        PanelTensor w(format, k, n);
+        w.quantize_normal(reference, 6);
+        for (const int64_t m : {1, 2, 3, 8}) {
+          const Activations x(reference, false, m, k);
+          const bool add = (m + n / 32) % 2 == 1;
+          const DType c_dtype = m % 2 == 0 ? DType::kBF16 : DType::kF32;
+          TestTensor want(c_dtype, {m, n}, "want", 3);
+          if (add) want.fill(0.75);
+          TestTensor one = want, two = want;
+          ScaledGemmParams p{
+              .layout = GemmLayout::kNn, .a = x.view(), .b = w, .c = want, .accumulate = add};
+          ref::scaled_gemm(reference, p);
+          p.c = one;
+          ASSERT_EQ(&select_kernel(one_thread, p), &panel_entry());
+          panel_entry().run(one_thread, p);
+          p.c = two;
+          panel_entry().run(two_threads, p);
+          ASSERT_EQ(one.bytes(), two.bytes()) << "two threads give other bits";
+          ASSERT_TRUE(one.guards_intact());
+          std::vector<double> bound;
+          for (int64_t i = 0; i < m; ++i) {
+            for (int64_t j = 0; j < n; ++j) {
+              double magnitude = add ? 0.75 : 0;
+              for (int64_t l = 0; l < k; ++l) {
+                const double value = panel_code(w, l, j) * panel_scale(w, l, j);
+                magnitude +=
+                    std::fabs(static_cast<double>(ref::code_value(x.view().codes, i, l)) * value);
+              }
+              bound.push_back(2 * magnitude * static_cast<double>(k + 4) * kUnit +
+                              2.01 * unit_roundoff(c_dtype) * std::fabs(want[i * n + j]));
+            }
+          }
+          ASSERT_TRUE(near_all(one, want.values(), bound)) << m << " " << n << " " << k;
+          if (add || m == 1) continue;
+          // A row alone has the same bits.
+          TestTensor alone(c_dtype, {1, n}, "alone");
+          for (int64_t i = 0; i < m; ++i) {
+            p.a = ref::expert_rows(x.view(), i, 1, 0, 0);
+            p.c = alone;
+            panel_entry().run(two_threads, p);
+            for (int64_t j = 0; j < n; ++j) ASSERT_EQ(alone[j], one[i * n + j]) << i << ", " << j;
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST(PanelEntries, ProductsSideBySideAreThoseOneByOne) {
+  if (!runs_here(IsaLevel::kAvx512Bf16)) GTEST_SKIP();
+  Context& ctx = test_context(IsaLevel::kAvx512Bf16, 2);
+  constexpr int64_t H = 3, m = 5, rows = 48, cols = 160;
+  for (const DType format : kFormats) {
+    PanelTensor w(format, rows, cols, H);
+    for (int64_t h = 0; h < H; ++h) w.quantize_normal(ctx, 60 + static_cast<uint64_t>(h), h);
+    for (const GemmLayout layout : {GemmLayout::kNt, GemmLayout::kNn}) {
+      const bool nt = layout == GemmLayout::kNt;
+      const int64_t n = nt ? rows : cols, k = nt ? cols : rows;
+      // As attention has them: heads side by side in the rows of one matrix.
+      TestTensor a(DType::kBF16, {m, H * k}, "a"), c(DType::kF32, {m, H * n}, "c");
+      a.normal(9);
+      const auto heads = [](const TensorView& all, int64_t width) {
+        TensorView view(all.data, all.dtype, Shape{H, m, width}, "heads");
+        view.stride[0] = width;
+        view.stride[1] = all.stride[0];
+        return view;
+      };
+      scaled_gemm(
+          ctx,
+          {.layout = layout, .a = {heads(a, k), {}, ScaleGrain::kNone}, .b = w, .c = heads(c, n)});
+      for (int64_t h = 0; h < H; ++h) {
+        TestTensor alone(DType::kF32, {m, n}, "alone");
+        scaled_gemm(ctx, {.layout = layout,
+                          .a = {TensorView(a).columns(h * k, k), {}, ScaleGrain::kNone},
+                          .b = w.expert(h),
+                          .c = alone});
+        for (int64_t i = 0; i < m; ++i) {
+          for (int64_t j = 0; j < n; ++j)
+            ASSERT_EQ(c[i * H * n + h * n + j], alone[i * n + j]) << h << " " << i << " " << j;
+        }
+      }
+    }
+  }
+}
+
 // Negative control of the comparisons above: one activation code off by one changes its row's bits
 // and no other.
 TEST(PanelEntries, OneCodeShows) {

@@ -35,7 +35,7 @@ void product(const ScaledGemmParams& p) {
   if (p.accumulator.model != Accumulator::Model::kFp32) {
     interval = p.accumulator.promotion > 0 ? p.accumulator.promotion : std::max<int64_t>(k, 1);
   } else if (p.b.grain == ScaleGrain::kPanel) {
-    interval = panel_group(p.b.codes.dtype);
+    interval = nt ? panel_group(p.b.codes.dtype) : 1;
   }
   for (int64_t i = 0; i < m; ++i) {
     for (int64_t j = 0; j < n; ++j) {
