@@ -176,10 +176,12 @@ void DocumentReader::cut_lines(std::string_view part, int64_t begin, RawSegment&
   for (size_t at = 0; at < part.size();) {
     const size_t end = std::min(part.find('\n', at), part.size());
     const std::string_view line = part.substr(at, end - at);
-    if (line.find_first_not_of(" \t\r") == std::string_view::npos) {
+    const auto length = static_cast<int64_t>(line.size());
+    // A line that is too long is one whatever is in it: it need not be in memory as a whole.
+    if (length <= max_document_bytes_ &&
+        line.find_first_not_of(" \t\r") == std::string_view::npos) {
       ++segment.num_blank_lines;
     } else {
-      const auto length = static_cast<int64_t>(line.size());
       segment.documents.push_back({position_.input_idx, position_.line,
                                    begin + static_cast<int64_t>(at), length,
                                    length > max_document_bytes_});

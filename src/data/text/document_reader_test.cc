@@ -106,6 +106,14 @@ TEST_F(DocumentReaderTest, NothingOfAPlainFileIsLostButLinesThatAreTooLong) {
   EXPECT_EQ(together, lines);
 }
 
+TEST_F(DocumentReaderTest, ALineThatIsTooLongIsOneEvenIfItIsBlank) {
+  for (const int64_t segment_bytes : {1, 13, 1000}) {
+    const Everything all =
+        read_all({jsonl("a.jsonl", repeated(200, ' ') + "\n \nx\n")}, segment_bytes, 100);
+    EXPECT_EQ(all.documents, (std::vector<Read>{{0, 1, "lost 200"}, {0, 3, "x"}})) << segment_bytes;
+  }
+}
+
 TEST_F(DocumentReaderTest, ALineOfAnyLengthNeedsNoMemory) {
   // 40 MB in one line, of which a limit of 1 MB must not let more than a few into memory.
   std::string line(40 << 20, 'a');
