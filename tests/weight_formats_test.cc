@@ -291,6 +291,28 @@ TEST_F(WeightFormats, ConvertIntoOneAnother) {
   EXPECT_EQ(logits(*open(root_ + "/smaller")).size(), tokens_.size() * 80);
 }
 
+TEST_F(WeightFormats, LoadingSaysHowFarItIs) {
+  for (const std::string& folder :
+       {plain_, quantised(FolderFormat::kInt8), quantised(FolderFormat::kFp8Block)}) {
+    for (const bool map : {true, false}) {
+      int64_t last = 0, all = 0;
+      InferenceOptions options{.load = {.skip_mtp = true}, .map = map};
+      options.load.progress = [&](int64_t done, int64_t total) {
+        EXPECT_GT(done, last);
+        last = done;
+        all = total;
+      };
+      LoadReport report;
+      load_for_inference(ctx_, files_, folder, kPolicyBf16, 0, options, &report);
+      EXPECT_GT(all, 0) << folder;  // what is kept in fp32 is copied always
+      EXPECT_EQ(last, all) << folder;
+      EXPECT_EQ(report.copied_bytes, all) << folder;
+      EXPECT_EQ(report.mapped_bytes > 0, map) << folder;
+      EXPECT_GT(report.resident_share, 0.9) << folder;  // it was just written
+    }
+  }
+}
+
 // A step's temporaries fit into what is reserved for them in one piece, and told beforehand.
 TEST_F(WeightFormats, AStepTakesNoMoreThanWasReserved) {
   const std::vector<int32_t> prompt = testing_models::random_tokens(600, config_.vocab_size, 8);

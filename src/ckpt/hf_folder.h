@@ -6,6 +6,7 @@
 // they stand for, bit for bit. FP8 weights are dequantised by their 128x128 weight_scale_inv.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -36,7 +37,8 @@ class CheckpointReader {
   const std::map<std::string, StoredTensor, std::less<>>& tensors() const { return tensors_; }
   const StoredTensor* find(std::string_view name) const;
   int64_t num_shards() const { return static_cast<int64_t>(shards_.size()); }
-  int64_t file_bytes() const;  // of all shards
+  int64_t file_bytes() const;     // of all shards
+  double resident_share() const;  // of them, in memory now (core/mapped_memory.h)
   // Whether any tensor of the MTP modules is stored.
   bool has_mtp_tensors() const;
 
@@ -58,6 +60,9 @@ struct LoadOptions {
   // Round dequantised FP8 weights to bf16 (as DeepSeek's own conversion does) also where the
   // parameters are kept in a wider type.
   bool round_fp8_to_bf16 = false;
+  // Stored bytes that were read into memory of our own, of how many. From any thread, one at a
+  // time.
+  std::function<void(int64_t done, int64_t total)> progress;  // may be empty
 };
 
 // What load_weights did, for the log.
@@ -65,9 +70,11 @@ struct LoadReport {
   int64_t num_parameters_loaded = 0;  // tensors
   int64_t num_elements = 0;
   int64_t num_dequantised = 0;
-  int64_t num_mapped = 0;           // used where they lie in the file
-  int64_t num_converted = 0;        // read in another dtype than stored, FP8 apart
-  std::vector<std::string> copies;  // aliases found equal to their target
+  int64_t num_mapped = 0;                      // used where they lie in the file
+  int64_t mapped_bytes = 0, copied_bytes = 0;  // as stored
+  double resident_share = 1;                   // of the files, in memory before anything was loaded
+  int64_t num_converted = 0;                   // read in another dtype than stored, FP8 apart
+  std::vector<std::string> copies;             // aliases found equal to their target
   std::vector<std::string>
       ignored;  // derived buffers (rotary_emb.inv_freq) and skipped MTP tensors
   std::map<std::string, int64_t> tensors_by_dtype;  // as stored

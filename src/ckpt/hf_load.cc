@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cstring>
+#include <mutex>
 
 #include "ckpt/convert.h"
 #include "ckpt/hf_folder.h"
@@ -187,6 +188,20 @@ LoadReport load_weights(Context& ctx, const CheckpointReader& reader, ParameterS
   check_same_parameters(parameters, config);
   require_manifest(reader, options);
 
+  const auto stored_bytes = [&](int64_t i) {
+    return reader.find(parameters.spec(i).name)->entry->num_bytes();
+  };
+  int64_t total = 0, done = 0;
+  for (int64_t i = 0; i < parameters.size(); ++i)
+    total += parameters.is_mapped(i) ? 0 : stored_bytes(i);
+  std::mutex progress_mutex;
+  const auto advance = [&](int64_t i) {
+    if (!options.progress) return;
+    const std::lock_guard lock(progress_mutex);
+    done += stored_bytes(i);
+    options.progress(done, total);
+  };
+
   std::vector<int64_t> bad_element(static_cast<size_t>(parameters.size()), -1);
   ctx.threads().parallel_for(parameters.size(), [&](int64_t i, int) {
     const StoredTensor& stored = *reader.find(parameters.spec(i).name);
@@ -197,7 +212,10 @@ LoadReport load_weights(Context& ctx, const CheckpointReader& reader, ParameterS
       if (options.check_finite) bad = first_non_finite(parameters.view(i));
     } else if (has_layout_of(reader, stored, parameters.scaled(i))) {
       bad = copy_scaled(reader, stored, parameters.scaled(i));
+    } else {
+      return;
     }
+    advance(i);
     if (options.check_finite) bad_element[static_cast<size_t>(i)] = bad;
   });
   for (int64_t i = 0; i < parameters.size(); ++i) {
@@ -212,6 +230,7 @@ LoadReport load_weights(Context& ctx, const CheckpointReader& reader, ParameterS
     } else {
       continue;
     }
+    if (!parameters.is_mapped(i)) advance(i);
     if (options.check_finite) bad_element[static_cast<size_t>(i)] = bad;
   }
   for (int64_t i = 0; i < parameters.size(); ++i) {
@@ -230,6 +249,7 @@ LoadReport load_weights(Context& ctx, const CheckpointReader& reader, ParameterS
     ++report.num_parameters_loaded;
     report.num_elements += parameters.spec(i).shape.num_elements();
     report.num_mapped += parameters.is_mapped(i) ? 1 : 0;
+    (parameters.is_mapped(i) ? report.mapped_bytes : report.copied_bytes) += stored_bytes(i);
     ++report.tensors_by_dtype[std::string(safetensors_dtype_name(entry.dtype))];
     const bool codes = entry.dtype == DType::kE4M3 || panel_codes_of(entry.dtype);
     if (codes && parameters.is_scaled(i)) continue;

@@ -111,6 +111,13 @@ int64_t CheckpointReader::file_bytes() const {
   return total;
 }
 
+double CheckpointReader::resident_share() const {
+  double resident = 0;
+  for (const auto& shard : shards_)
+    resident += shard->resident_share() * static_cast<double>(shard->file_bytes());
+  return resident / static_cast<double>(std::max<int64_t>(file_bytes(), 1));
+}
+
 bool CheckpointReader::has_mtp_tensors() const {
   for (int64_t k = 0; k < config_.num_nextn_predict_layers; ++k) {
     const std::string prefix = fmt::format("model.layers.{}.", config_.num_hidden_layers + k);

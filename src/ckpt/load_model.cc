@@ -54,9 +54,13 @@ std::unique_ptr<Model> load_for_inference(Context& ctx, FileSystem& files,
                       policy.activations == DType::kBF16 &&
                       copy_for_panels(config, specs, available_memory_bytes(), places);
   ParameterSet weights("weights", specs, checkpoint, places);
+  const double resident_share = report != nullptr ? checkpoint->resident_share() : 1;
   const LoadReport loaded = load_weights(ctx, *checkpoint, weights, options.load);
   if (panels) weights.to_panels(ctx, config);
-  if (report != nullptr) *report = loaded;
+  if (report != nullptr) {
+    *report = loaded;
+    report->resident_share = resident_share;
+  }
   return std::make_unique<Model>(config, policy, std::move(weights),
                                  num_positions(config, max_positions));
 }

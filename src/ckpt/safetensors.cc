@@ -216,6 +216,10 @@ SafetensorsReader::SafetensorsReader(FileSystem& files, std::string path)
   }
 }
 
+double SafetensorsReader::resident_share() const {
+  return fathom::resident_share(file_->bytes().data(), file_bytes());
+}
+
 const SafetensorsEntry* SafetensorsReader::find(std::string_view name) const {
   const auto found = index_.find(name);
   return found == index_.end() ? nullptr : &header_.entries[static_cast<size_t>(found->second)];

@@ -49,6 +49,7 @@ class SafetensorsReader {
   const SafetensorsEntry* find(std::string_view name) const;  // nullptr when absent
   const SafetensorsEntry& at(std::string_view name) const;    // an Error when absent
   int64_t file_bytes() const { return static_cast<int64_t>(file_->bytes().size()); }
+  double resident_share() const;  // of the file, in memory now
 
   // The tensor where it lies in the mapping: never write to it. An Error when it is not aligned to
   // its element size (official writers align; read_converted reads any).

@@ -1,8 +1,10 @@
 #include "cli/model_loading.h"
 
+#include <chrono>
 #include <cstdio>
 
 #include "cli/command_line.h"
+#include "cli/live_panel.h"
 #include "cli/token_lists.h"
 
 namespace fathom::cli {
@@ -12,6 +14,58 @@ std::unique_ptr<ExpertTier> make_tier(const Model& model, double gigabytes) {
   return std::make_unique<ExpertTier>(model.config(), model.weights(),
                                       static_cast<int64_t>(gigabytes * 1e9));
 }
+
+std::string gigabytes(double bytes) { return fmt::format("{:.2f} GB", bytes / 1e9); }
+
+// What takes long while a folder is opened: how far it is, and at the end how fast it was and what
+// is still on the disk.
+class LoadDisplay {
+ public:
+  explicit LoadDisplay(std::string folder) : folder_(std::move(folder)) {}
+
+  void update(int64_t done, int64_t total) {
+    const double seconds = this->seconds();
+    const double rate = static_cast<double>(done) / std::max(seconds, 1e-3);
+    const auto text = [&] {
+      return fmt::format("loading {}: {} of {}, {}/s, {:.0f} s left", folder_,
+                         gigabytes(static_cast<double>(done)),
+                         gigabytes(static_cast<double>(total)), gigabytes(rate),
+                         static_cast<double>(total - done) / rate);
+    };
+    if (seconds > kQuietSeconds)
+      panel_.update([&] { return std::vector<std::string>{text()}; }, text());
+  }
+
+  void finish(const LoadReport& report) {
+    const double seconds = this->seconds();
+    const int64_t bytes = report.copied_bytes + report.mapped_bytes;
+    const bool cold = report.resident_share < kWarmShare && bytes > kSmallBytes;
+    if (seconds < kQuietSeconds && !cold) return;
+    std::string text = fmt::format("loaded {} in {:.1f} s", folder_, seconds);
+    if (report.copied_bytes > kSmallBytes) {
+      const auto copied = static_cast<double>(report.copied_bytes);
+      text += fmt::format(": {} read, {}/s", gigabytes(copied), gigabytes(copied / seconds));
+    }
+    if (report.mapped_bytes > kSmallBytes) {
+      text += fmt::format("; {} stay in the files",
+                          gigabytes(static_cast<double>(report.mapped_bytes)));
+    }
+    text +=
+        fmt::format("; {:.0f} % of the folder was in memory before", 100 * report.resident_share);
+    if (cold && report.mapped_bytes > kSmallBytes) text += ": the first tokens wait for the disk";
+    panel_.keep({text});
+  }
+
+ private:
+  double seconds() const {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
+  }
+  static constexpr double kQuietSeconds = 1, kWarmShare = 0.95;
+  static constexpr int64_t kSmallBytes = 1'000'000'000;
+  const std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+  const std::string folder_;
+  LivePanel panel_{stderr};
+};
 
 }  // namespace
 
@@ -24,14 +78,21 @@ std::unique_ptr<Model> open_model(Context& ctx, const std::string& folder,
     return model;
   }
   FileSystem& files = local_file_system();
-  const LoadOptions options{.allow_missing_mtp = true, .skip_mtp = skip_mtp};
+  LoadDisplay display(folder);
+  LoadOptions options{.allow_missing_mtp = true, .skip_mtp = skip_mtp};
+  options.progress = [&](int64_t done, int64_t total) { display.update(done, total); };
   const Policy& policy = policy_by_name(precision);
   GgufLoadReport report;
-  auto model =
-      use == ModelUse::kGradients || is_gguf_file(files, folder)
-          ? load_any_model(ctx, files, folder, policy, 0, options, &report)
-          : load_for_inference(ctx, files, folder, policy, 0,
-                               {.load = options, .panels = use == ModelUse::kLongInference});
+  std::unique_ptr<Model> model;
+  if (use == ModelUse::kGradients || is_gguf_file(files, folder)) {
+    model = load_any_model(ctx, files, folder, policy, 0, options, &report);
+  } else {
+    LoadReport loaded;
+    model =
+        load_for_inference(ctx, files, folder, policy, 0,
+                           {.load = options, .panels = use == ModelUse::kLongInference}, &loaded);
+    display.finish(loaded);
+  }
   if (!report.text.empty()) {
     fmt::print(stderr, "{}\n", report.text);
     for (const std::string& note : report.notes) fmt::print(stderr, "{}: {}\n", folder, note);

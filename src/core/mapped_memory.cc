@@ -4,7 +4,9 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
+#include <cstddef>
 #include <cstring>
 #include <mutex>
 
@@ -101,6 +103,25 @@ void forget_mapped_memory(const void* data, int64_t bytes) {
   const auto end =
       (reinterpret_cast<uintptr_t>(data) + static_cast<uintptr_t>(bytes)) / page * page;
   if (begin < end) ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
+}
+
+double resident_share(const void* data, int64_t bytes) {
+  constexpr int64_t kPiecePages = 256, kMaxPieces = 4096;
+  const auto page = static_cast<int64_t>(page_bytes);
+  const int64_t num_pieces = (bytes + kPiecePages * page - 1) / (kPiecePages * page);
+  const int64_t stride = std::max<int64_t>(1, num_pieces / kMaxPieces);
+  int64_t looked_at = 0, resident = 0;
+  unsigned char states[kPiecePages];
+  for (int64_t piece = 0; piece < num_pieces; piece += stride) {
+    const int64_t begin = piece * kPiecePages * page,
+                  length = std::min(kPiecePages * page, bytes - begin);
+    auto* address = static_cast<std::byte*>(const_cast<void*>(data)) + begin;
+    if (::mincore(address, static_cast<size_t>(length), states) != 0) continue;
+    const int64_t pages = (length + page - 1) / page;
+    looked_at += pages;
+    resident += std::count_if(states, states + pages, [](unsigned char s) { return (s & 1) != 0; });
+  }
+  return looked_at == 0 ? 1 : static_cast<double>(resident) / static_cast<double>(looked_at);
 }
 
 void check_mapped_memory() {

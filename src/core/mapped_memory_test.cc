@@ -1,8 +1,10 @@
 #include "core/mapped_memory.h"
 
 #include <gtest/gtest.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
+#include <cstring>
 #include <filesystem>
 
 #include "core/error.h"
@@ -43,6 +45,21 @@ TEST(MappedMemory, AFileThatShrinksIsAnErrorThatNamesIt) {
 TEST(MappedMemoryDeathTest, OtherBusErrorsStillEndTheProcess) {
   const auto file = local_file_system().map("/proc/self/exe");  // installs the handler
   EXPECT_DEATH(::kill(::getpid(), SIGBUS), "");
+}
+
+TEST(MappedMemory, TheShareInMemoryIsThatOfThePagesTouched) {
+  constexpr int64_t kBytes = int64_t{8} << 20;
+  void* memory =
+      ::mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  ASSERT_NE(memory, MAP_FAILED);
+  ::madvise(memory, kBytes, MADV_NOHUGEPAGE);
+  EXPECT_EQ(resident_share(memory, kBytes), 0);
+  std::memset(memory, 1, kBytes / 4);
+  EXPECT_EQ(resident_share(memory, kBytes), 0.25);
+  EXPECT_EQ(resident_share(memory, kBytes / 4 + 1), kBytes / 4096.0 / 4 / (kBytes / 4096.0 / 4 + 1));
+  std::memset(memory, 1, kBytes);
+  EXPECT_EQ(resident_share(memory, kBytes), 1);
+  ::munmap(memory, kBytes);
 }
 
 }  // namespace
