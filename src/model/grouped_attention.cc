@@ -125,8 +125,7 @@ void GroupedAttention::forward_cached(Context& ctx, std::span<const CachedSequen
   const TensorView o_TY = scratch.allocate(act, q_TY.shape, "attn.o_TY");
   project(ctx, rows, x_TD, q_TY, kv_TX);
 
-  auto* cache_T = reinterpret_cast<CacheRows*>(scratch.allocate<uint8_t>(
-      T * static_cast<int64_t>(sizeof(CacheRows)), "attn.cache_of_token"));
+  auto* cache_T = scratch.allocate_structs<CacheRows>(T, "attn.cache_of_token");
   int64_t* row_T = scratch.allocate<int64_t>(T, "attn.row_of_token");
   int64_t* num_keys_T = scratch.allocate<int64_t>(T, "attn.num_keys");
   int64_t t = 0;

@@ -165,8 +165,7 @@ Job Multiplier::make_job(const Product& p, int64_t shared_lane) const {
 
 void Multiplier::run(const Product* products, int64_t num_products) {
   Scratch::Mark mark(ctx_.scratch());
-  Job* jobs = reinterpret_cast<Job*>(ctx_.scratch().allocate<uint8_t>(
-      num_products * static_cast<int64_t>(sizeof(Job)), "gemm_jobs"));
+  Job* jobs = ctx_.scratch().allocate_structs<Job>(num_products, "gemm_jobs");
   int64_t num_jobs = 0, batch_bytes = 0;
   for (int64_t i = 0; i < num_products; ++i) {
     const Product& p = products[i];

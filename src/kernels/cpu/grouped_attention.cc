@@ -110,8 +110,7 @@ void GroupedDecode::run() {
   const int64_t num_tokens = p_.q_THK.dim(0);
   if (num_tokens == 0 || width_ == 0) return;
   Scratch::Mark mark(ctx_.scratch());
-  auto* blocks = reinterpret_cast<Block*>(ctx_.scratch().allocate<uint8_t>(
-      num_tokens * static_cast<int64_t>(sizeof(Block)), "grouped_blocks"));
+  auto* blocks = ctx_.scratch().allocate_structs<Block>(num_tokens, "grouped_blocks");
   for (int64_t token = 0; token < num_tokens;) {
     int64_t num_blocks = 0, num_items = 0, floats = 0;
     while (token < num_tokens && floats < kWaveFloats) {

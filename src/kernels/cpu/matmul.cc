@@ -28,11 +28,6 @@ Product product_of(GemmLayout layout, const TensorView& a, const TensorView& b,
   return p;
 }
 
-Product* allocate_products(Context& ctx, int64_t count) {
-  return reinterpret_cast<Product*>(
-      ctx.scratch().allocate<uint8_t>(count * static_cast<int64_t>(sizeof(Product)), "products"));
-}
-
 void gemm(Context& ctx, const GemmKernels& kernels, const GemmParams& p) {
   const ProductKind kind = kind_of(p.layout, p.a, p.c, p.accumulate);
   if (p.c.shape.num_dims == 2) {
@@ -41,7 +36,7 @@ void gemm(Context& ctx, const GemmKernels& kernels, const GemmParams& p) {
   }
   Scratch::Mark mark(ctx.scratch());
   const int64_t count = p.c.dim(0);
-  Product* products = allocate_products(ctx, count);
+  auto* products = ctx.scratch().allocate_structs<Product>(count, "products");
   for (int64_t i = 0; i < count; ++i)
     new (products + i) Product(product_of(p.layout, p.a.at(i), p.b.at(i), p.c.at(i)));
   multiply(ctx, kernels, kind, products, count);
@@ -49,7 +44,7 @@ void gemm(Context& ctx, const GemmKernels& kernels, const GemmParams& p) {
 
 void grouped_gemm(Context& ctx, const GemmKernels& kernels, const GroupedGemmParams& p) {
   Scratch::Mark mark(ctx.scratch());
-  Product* products = allocate_products(ctx, p.num_experts);
+  auto* products = ctx.scratch().allocate_structs<Product>(p.num_experts, "products");
   const bool weight_gradient = p.layout == GemmLayout::kTn;
   for (int64_t e = 0; e < p.num_experts; ++e) {
     const int64_t begin = p.offsets[e], count = p.offsets[e + 1] - begin;

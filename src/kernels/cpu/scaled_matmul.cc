@@ -104,11 +104,6 @@ ProductKind kind_of(const Params& p) {
           .scaled = true};
 }
 
-Product* allocate_products(Context& ctx, int64_t count) {
-  return reinterpret_cast<Product*>(ctx.scratch().allocate<uint8_t>(
-      count * static_cast<int64_t>(sizeof(Product)), "scaled_products"));
-}
-
 void run(Context& ctx, const GemmKernels& kernels, const ScaledGemmParams& p) {
   const bool tn = p.layout == GemmLayout::kTn, nt = p.layout == GemmLayout::kNt;
   if (p.c.shape.num_dims == 2) {
@@ -117,7 +112,7 @@ void run(Context& ctx, const GemmKernels& kernels, const ScaledGemmParams& p) {
     return multiply(ctx, kernels, kind_of(p), &product, 1);
   }
   Scratch::Mark mark(ctx.scratch());
-  Product* products = allocate_products(ctx, p.c.dim(0));
+  auto* products = ctx.scratch().allocate_structs<Product>(p.c.dim(0), "scaled_products");
   for (int64_t i = 0; i < p.c.dim(0); ++i) {
     new (products + i) Product(product_of(expert_of(p.a, i, false), expert_of(p.b, i, false),
                                           p.c.at(i), p.a.codes.dim(2)));
@@ -128,7 +123,7 @@ void run(Context& ctx, const GemmKernels& kernels, const ScaledGemmParams& p) {
 void run(Context& ctx, const GemmKernels& kernels, const ScaledGroupedGemmParams& p) {
   const bool tn = p.layout == GemmLayout::kTn, nt = p.layout == GemmLayout::kNt;
   Scratch::Mark mark(ctx.scratch());
-  Product* products = allocate_products(ctx, p.num_experts);
+  auto* products = ctx.scratch().allocate_structs<Product>(p.num_experts, "scaled_products");
   int64_t tile = 0;
   for (int64_t e = 0; e < p.num_experts; ++e) {
     const int64_t begin = p.offsets[e], count = p.offsets[e + 1] - begin;
