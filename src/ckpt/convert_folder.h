@@ -16,8 +16,8 @@ enum class FolderFormat {
   kFp8Block,  // DeepSeek's published layout: Linears of attention and experts in E4M3 with a
               // 128x128 weight_scale_inv, everything else in bf16
   // For inference with Fathom (docs/formats/panels.md): Linears and the head in panels of codes,
-  // used where they lie; embedding, eh_proj, norms and router as they were. kInt4 keeps the head and
-  // kv_b_proj at 8 bits (ckpt/panel_tensors.h), kAllInt4 does not.
+  // used where they lie; embedding, eh_proj, norms and router as they were. kInt4 keeps the head
+  // and kv_b_proj at 8 bits (ckpt/panel_tensors.h), kAllInt4 does not.
   kInt8,
   kInt4,
   kAllInt4,

@@ -19,8 +19,8 @@ class CommandLine;
 // silently: for what has no use for them.
 // For inference weights stay as they are stored, in the mapped files, wherever products read that
 // (ckpt/place_weights.h); for long use bf16 weights lie in panels in memory (InferenceOptions);
-// gradients need them in the policy's formats. What takes longer than a second shows how far it is on
-// standard error, and says how fast it was and how much of the folder lay on the disk.
+// gradients need them in the policy's formats. What takes longer than a second shows how far it is
+// on standard error, and says how fast it was and how much of the folder lay on the disk.
 enum class ModelUse { kInference, kLongInference, kGradients };
 // With expert_memory (GB) above 0 the routed experts stay on disk but for so much (ExpertTier).
 std::unique_ptr<Model> open_model(Context& ctx, const std::string& folder,

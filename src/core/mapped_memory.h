@@ -23,8 +23,8 @@ void check_mapped_memory();
 // The pages wholly inside this range of a mapping may leave memory; reading them again is fine.
 void forget_mapped_memory(const void* data, int64_t bytes);
 
-// The share of a mapping's pages that are in memory now, 0 to 1; of a large one some pieces are looked
-// at. What a kernel does not tell counts as in memory.
+// The share of a mapping's pages that are in memory now, 0 to 1; of a large one some pieces are
+// looked at. What a kernel does not tell counts as in memory.
 double resident_share(const void* data, int64_t bytes);
 
 }  // namespace fathom

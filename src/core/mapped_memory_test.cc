@@ -56,7 +56,8 @@ TEST(MappedMemory, TheShareInMemoryIsThatOfThePagesTouched) {
   EXPECT_EQ(resident_share(memory, kBytes), 0);
   std::memset(memory, 1, kBytes / 4);
   EXPECT_EQ(resident_share(memory, kBytes), 0.25);
-  EXPECT_EQ(resident_share(memory, kBytes / 4 + 1), kBytes / 4096.0 / 4 / (kBytes / 4096.0 / 4 + 1));
+  EXPECT_EQ(resident_share(memory, kBytes / 4 + 1),
+            kBytes / 4096.0 / 4 / (kBytes / 4096.0 / 4 + 1));
   std::memset(memory, 1, kBytes);
   EXPECT_EQ(resident_share(memory, kBytes), 1);
   ::munmap(memory, kBytes);

@@ -1,6 +1,6 @@
 // What the temporaries of a step of inference take (forward_cached.h), before there is one: an
-// estimate from the shapes that live at the same time, so that a Scratch is reserved in one piece and
-// what a model needs is told before it is loaded.
+// estimate from the shapes that live at the same time, so that a Scratch is reserved in one piece
+// and what a model needs is told before it is loaded.
 #pragma once
 
 #include <cstdint>
