@@ -21,18 +21,21 @@ MaskCache::MaskCache(std::shared_ptr<const ConstraintVocabulary> vocabulary, int
   frame_ends_.resize(place_ends_.size());
 }
 
-// Sets the bits of the tokens below `root` that can be read from `start`; at `root` nothing has
-// been read yet. With `returns`, nodes are noted where a place on the start's own stack may return.
-void MaskCache::walk(AutomatonRun& run, int32_t root, AutomatonRun::Place start,
-                     std::span<uint64_t> words, std::vector<int32_t>* returns,
-                     const ByteSet* first) {
+MaskCache::Nodes MaskCache::all_nodes() const {
+  return {1, vocabulary_->nodes()[0].subtree_end, 0};
+}
+
+// Sets the bits of the tokens among `part` that can be read from `start`, where all that stands
+// above has been read. With `returns`, nodes are noted where a place on the start's own stack may
+// return; the part must then be the whole tree.
+void MaskCache::walk(AutomatonRun& run, const Nodes& part, AutomatonRun::Place start,
+                     std::span<uint64_t> words, std::vector<int32_t>* returns) {
   const auto nodes = vocabulary_->nodes();
   const auto tokens = vocabulary_->tokens();
   const AutomatonRun::Mark before = run.mark();
   run.push_place(start);
-  const int32_t root_depth = nodes[static_cast<size_t>(root)].depth;
-  place_ends_[static_cast<size_t>(root_depth)] = run.mark().num_places;
-  frame_ends_[static_cast<size_t>(root_depth)] = run.mark().num_frames;
+  place_ends_[static_cast<size_t>(part.root_depth)] = run.mark().num_places;
+  frame_ends_[static_cast<size_t>(part.root_depth)] = run.mark().num_frames;
   const auto note_return = [&](int32_t node, size_t begin, size_t end) {
     for (size_t i = begin; i < end; ++i) {
       if (run.place(i).stack == AutomatonRun::kUnknown &&
@@ -42,15 +45,12 @@ void MaskCache::walk(AutomatonRun& run, int32_t root, AutomatonRun::Place start,
       }
     }
   };
-  if (returns != nullptr) note_return(root, before.num_places, run.mark().num_places);
-  for (int32_t i = root + 1; i < nodes[static_cast<size_t>(root)].subtree_end;) {
+  if (returns != nullptr) note_return(0, before.num_places, run.mark().num_places);
+  for (int32_t i = part.begin; i < part.end;) {
     const auto& node = nodes[static_cast<size_t>(i)];
     const auto depth = static_cast<size_t>(node.depth);
-    if (first != nullptr && node.depth - 1 == root_depth && !first->contains(node.byte)) {
-      i = node.subtree_end;
-      continue;
-    }
-    const size_t begin = node.depth - 1 == root_depth ? before.num_places : place_ends_[depth - 2];
+    const size_t begin =
+        node.depth - 1 == part.root_depth ? before.num_places : place_ends_[depth - 2];
     const size_t end = place_ends_[depth - 1];
     run.release({end, frame_ends_[depth - 1]});
     run.step(begin, end, node.byte);
@@ -70,6 +70,24 @@ void MaskCache::walk(AutomatonRun& run, int32_t root, AutomatonRun::Place start,
   run.release(before);
 }
 
+void MaskCache::keep_behind(const std::vector<int32_t>& returns, StateMask& mask) const {
+  const auto nodes = vocabulary_->nodes();
+  const auto for_each_child = [&](auto&& body) {
+    for (const int32_t node : returns) {
+      const int32_t end = nodes[static_cast<size_t>(node)].subtree_end;
+      for (int32_t child = node + 1; child < end;
+           child = nodes[static_cast<size_t>(child)].subtree_end)
+        body(child, nodes[static_cast<size_t>(child)].byte);
+    }
+  };
+  for_each_child([&](int32_t, uint8_t byte) { ++mask.behind_begin[size_t{byte} + 1]; });
+  for (size_t b = 0; b < 256; ++b) mask.behind_begin[b + 1] += mask.behind_begin[b];
+  mask.behind.resize(static_cast<size_t>(mask.behind_begin[256]));
+  std::array<int32_t, 257> at = mask.behind_begin;
+  for_each_child(
+      [&](int32_t child, uint8_t byte) { mask.behind[static_cast<size_t>(at[byte]++)] = child; });
+}
+
 MaskCache::StateMask& MaskCache::state_mask(AutomatonRun& run, int32_t state) {
   const auto [it, is_new] = states_.try_emplace(state);
   StateMask& mask = it->second;
@@ -77,7 +95,9 @@ MaskCache::StateMask& MaskCache::state_mask(AutomatonRun& run, int32_t state) {
   try {
     mask.words.resize(static_cast<size_t>(TokenMask::num_words(vocabulary_->num_ids())));
     run.account() = {.limited = false, .budget = run.account().budget, .deepest = 0};
-    walk(run, 0, {state, AutomatonRun::kUnknown}, mask.words, &mask.returns, nullptr);
+    std::vector<int32_t> returns;
+    walk(run, all_nodes(), {state, AutomatonRun::kUnknown}, mask.words, &returns);
+    keep_behind(returns, mask);
   } catch (...) {
     states_.erase(state);
     throw;
@@ -85,7 +105,7 @@ MaskCache::StateMask& MaskCache::state_mask(AutomatonRun& run, int32_t state) {
   mask.deepest = run.account().deepest;
   mask.contexts = static_cast<int32_t>(contexts_.size());
   contexts_.emplace_back();
-  bytes_ += static_cast<int64_t>(mask.words.size() * 8 + mask.returns.size() * 4);
+  bytes_ += static_cast<int64_t>(mask.words.size() * 8 + mask.behind.size() * 4);
   ++statistics_.states_walked;
   return mask;
 }
@@ -122,8 +142,16 @@ const MaskCache::Context& MaskCache::context(AutomatonRun& run, AutomatonRun::Pl
       target = run.frame(stack).target;
     const bool meets_bottom = stack < 0 && run.can_end({top.target, top.parent});
     run.account().shallowest = meets_bottom ? -1 : run.depth(stack);
-    for (const int32_t node : mask.returns)
-      walk(run, node, {top.target, top.parent}, *words, nullptr, &first);
+    const auto nodes = vocabulary_->nodes();
+    for (size_t b = 0; b < 256; ++b) {
+      if (!first.contains(static_cast<uint8_t>(b))) continue;
+      for (auto i = static_cast<size_t>(mask.behind_begin[b]);
+           i < static_cast<size_t>(mask.behind_begin[b + 1]); ++i) {
+        const auto& node = nodes[static_cast<size_t>(mask.behind[i])];
+        walk(run, {mask.behind[i], node.subtree_end, node.depth - 1}, {top.target, top.parent},
+             *words, nullptr);
+      }
+    }
   } else {
     run.account().shallowest = -1;
   }
@@ -160,7 +188,7 @@ void MaskCache::add_tokens(AutomatonRun& run, AutomatonRun::Place place,
   const int32_t state = run.automaton().twin(place.state);
   StateMask& mask = state_mask(run, state);
   bool fits = depth + mask.deepest <= run.max_stack();
-  if (fits && mask.returns.empty()) return add_words(words, mask.words);
+  if (fits && mask.behind.empty()) return add_words(words, mask.words);
   if (fits) {
     const Context& found = context(run, {state, place.stack}, mask);
     fits = depth + found.deepest <= run.max_stack();
@@ -169,7 +197,7 @@ void MaskCache::add_tokens(AutomatonRun& run, AutomatonRun::Place place,
   // Near the limit of the stack what is allowed depends on the depth: found for this place alone.
   ++statistics_.uncached_walks;
   run.account() = {.limited = true, .budget = run.account().budget};
-  walk(run, 0, place, words, nullptr, nullptr);
+  walk(run, all_nodes(), place, words, nullptr);
 }
 
 }  // namespace fathom

@@ -7,6 +7,7 @@
 // depths of the same structure share them.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -38,8 +39,10 @@ class MaskCache {
   using Words = std::vector<uint64_t>;
   struct StateMask {
     Words words;
-    // Nodes of the tree where the rule may be complete: what lies below them is for the callers.
-    std::vector<int32_t> returns;
+    // The children of those nodes of the tree where the rule may be complete: what lies from there
+    // on is for the callers. By their byte: behind[behind_begin[b] .. behind_begin[b + 1]).
+    std::vector<int32_t> behind;
+    std::array<int32_t, 257> behind_begin{};
     int32_t deepest = 0;  // frames in use or needed on top of the place's own
     int32_t contexts = -1;
   };
@@ -51,8 +54,14 @@ class MaskCache {
 
   StateMask& state_mask(AutomatonRun& run, int32_t state);
   const Context& context(AutomatonRun& run, AutomatonRun::Place place, const StateMask& mask);
-  void walk(AutomatonRun& run, int32_t root, AutomatonRun::Place start, std::span<uint64_t> words,
-            std::vector<int32_t>* returns, const ByteSet* first);
+  // The nodes [begin, end) of the tree: one or all of the subtrees below a node at root_depth.
+  struct Nodes {
+    int32_t begin, end, root_depth;
+  };
+  Nodes all_nodes() const;
+  void walk(AutomatonRun& run, const Nodes& part, AutomatonRun::Place start,
+            std::span<uint64_t> words, std::vector<int32_t>* returns);
+  void keep_behind(const std::vector<int32_t>& returns, StateMask& mask) const;
 
   std::shared_ptr<const ConstraintVocabulary> vocabulary_;
   int64_t max_bytes_;
