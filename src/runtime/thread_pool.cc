@@ -1,11 +1,13 @@
 #include "runtime/thread_pool.h"
 
 #include <sched.h>
+#include <sys/resource.h>
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
 
 #include <algorithm>
+#include <chrono>
 
 #include "core/error.h"
 
@@ -50,6 +52,44 @@ void leave_cpu(int cpu) {
   sched_setaffinity(0, sizeof others, &others);
   sched_setaffinity(0, sizeof allowed, &allowed);
 }
+
+// When the scheduler ends a worker's turn, the worker is within an index that the whole loop then
+// waits for, as long as the neighbour's turn lasts (milliseconds). A worker to which this happens
+// often ends its turns itself, between loops, by a sleep that is long enough for the neighbour; one
+// that has its processor to itself never does.
+class Turns {
+ public:
+  void between_loops() {
+    const Clock::time_point now = Clock::now();
+    if (now - begin_ < kLength) return;
+    rusage usage;
+    getrusage(RUSAGE_THREAD, &usage);
+    if (usage.ru_nivcsw == num_ended_) {
+      ++since_ended_;
+    } else {
+      if (since_ended_ < kOften) crowded_ = kRemembered;
+      num_ended_ = usage.ru_nivcsw;
+      since_ended_ = 0;
+    }
+    begin_ = now;
+    if (crowded_ > 0) {
+      --crowded_;
+      std::this_thread::sleep_for(std::chrono::microseconds(1));  // the kernel makes it about 60
+      begin_ = Clock::now();
+    }
+  }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  static constexpr Clock::duration kLength = std::chrono::microseconds(500);
+  // In turns: two that the scheduler ended within kOften of each other are a neighbour, which is
+  // reckoned with for the next kRemembered.
+  static constexpr int kOften = 40, kRemembered = 1000;
+
+  Clock::time_point begin_{};
+  long num_ended_ = 0;  // by the scheduler, of this thread
+  int since_ended_ = 0, crowded_ = 0;
+};
 
 }  // namespace
 
@@ -164,8 +204,10 @@ bool ThreadPool::ask_for_some() {
 }
 
 void ThreadPool::work(int thread_idx) {
+  Turns turns;
   const auto must_act = [&] { return unclaimed_.load() > 0 || stopping_.load(); };
   for (;;) {
+    turns.between_loops();
     if (!spin_until(must_act, [this] { return ask_for_some(); })) {
       std::unique_lock lock(mutex_);
       num_asleep_.fetch_add(1);

@@ -5,7 +5,8 @@
 // Machines have neighbours: a thread that the scheduler has taken off its processor must cost its
 // share of the work and no more. So indices are claimed as threads come for them, a loop ends when
 // every index has been run (a worker that never woke up is not waited for), and whoever waits spins
-// briefly, then sleeps, which gives its processor to a thread of the loop that lost its own.
+// briefly, then sleeps, which gives its processor to a thread of the loop that lost its own. A
+// worker that keeps losing its processor leaves it between loops, where it holds nothing up.
 #pragma once
 
 #include <atomic>
