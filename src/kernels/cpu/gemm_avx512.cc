@@ -81,6 +81,7 @@ const GemmKernels kGemmAvx512 = {
                              pack_lane_contiguous<DecodedWords<E5m6>>},
     .tile = any_tile<FmaOps, false>,
     .scaled_tile = any_tile<FmaOps, true>,
+    .stream = &kStreamAvx512,
 };
 
 }  // namespace fathom::cpu

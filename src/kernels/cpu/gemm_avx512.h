@@ -130,6 +130,15 @@ inline void pack_16_lanes(const typename Load::Element* rows, int64_t ld, int64_
 template <typename Load>
 void pack_k_contiguous(const void* src, int64_t ld, int64_t lanes, int64_t k, int64_t width,
                        void* panel) {
+  if (width == 1) {  // its words in order
+    const auto* row = static_cast<const typename Load::Element*>(src);
+    const int64_t k_groups = (k + Load::k_step - 1) / Load::k_step;
+    for (int64_t group = 0; group < k_groups; group += kLanes) {
+      _mm512_mask_storeu_epi32(static_cast<int32_t*>(panel) + group, lane_mask(k_groups - group),
+                               Load::words(row + group * Load::k_step, k - group * Load::k_step));
+    }
+    return;
+  }
   for (int64_t lane = 0; lane < width; lane += kLanes) {
     const auto* rows = static_cast<const typename Load::Element*>(src) + lane * ld;
     int32_t* out = static_cast<int32_t*>(panel) + lane;

@@ -139,7 +139,11 @@ void (*Multiplier::stream_of(const Product& p) const)(const GemmStream& s) {
   if (kernels_.stream == nullptr || p.m > kStreamRows || kind_.layout != GemmLayout::kNt)
     return nullptr;
   if (kind_.b_source == kSourceBf16Panels) return kernels_.stream->bf16_panels;
-  if (!kind_.scaled) return kind_.b_source == kSourceBf16 ? kernels_.stream->bf16 : nullptr;
+  if (!kind_.scaled) {
+    return kind_.b_source == kSourceF32    ? kernels_.stream->f32
+           : kind_.b_source == kSourceBf16 ? kernels_.stream->bf16
+                                           : nullptr;
+  }
   return kind_.b_source == kSourceE4m3         ? kernels_.stream->e4m3
          : kind_.b_source == kSourceE5m2       ? kernels_.stream->e5m2
          : kind_.b_source == kSourceE4m3Panels ? kernels_.stream->e4m3_panels

@@ -83,7 +83,7 @@ using PackFunction = void (*)(const void* src, int64_t ld, int64_t lanes, int64_
 // it lies. The sums are those of the tiles, bit for bit.
 inline constexpr int64_t kStreamLanes = 32, kStreamRows = 16;
 struct GemmStream {
-  const void* a = nullptr;  // words (pairs of bf16), [k_groups][rows]
+  const void* a = nullptr;  // words (fp32, or pairs of bf16), [k_groups][rows]
   int64_t rows = 0;         // 1..kStreamRows
   const void* b = nullptr;  // lane, k at b[lane * ldb + k]
   int64_t ldb = 0, lanes = 0, k = 0;
@@ -98,12 +98,13 @@ struct GemmStream {
   int64_t ldc = 0;
   bool c_bf16 = false, add_c = false;  // as in GemmTile
 };
-struct StreamKernels {
-  void (*bf16)(const GemmStream& s);  // plain products
-  void (*bf16_panels)(const GemmStream& s);
-  void (*e4m3)(const GemmStream& s);  // scaled ones
-  void (*e5m2)(const GemmStream& s);
-  void (*e4m3_panels)(const GemmStream& s);
+struct StreamKernels {                         // null: none
+  void (*f32)(const GemmStream& s) = nullptr;  // plain products
+  void (*bf16)(const GemmStream& s) = nullptr;
+  void (*bf16_panels)(const GemmStream& s) = nullptr;
+  void (*e4m3)(const GemmStream& s) = nullptr;  // scaled ones
+  void (*e5m2)(const GemmStream& s) = nullptr;
+  void (*e4m3_panels)(const GemmStream& s) = nullptr;
 };
 
 struct GemmKernels {
@@ -124,6 +125,6 @@ struct GemmKernels {
 extern const GemmKernels kGemmAvx2;
 extern const GemmKernels kGemmAvx512;
 extern const GemmKernels kGemmAvx512Bf16;
-extern const StreamKernels kStreamAvx512Bf16;
+extern const StreamKernels kStreamAvx512, kStreamAvx512Bf16;
 
 }  // namespace fathom::cpu

@@ -11,6 +11,7 @@
 // one, and a row would get other bits alone than in a batch. The transposition hides behind memory.
 // Why by whole lines: rows are often a multiple of 4 KiB apart, so that their lines share one set
 // of the first-level cache; each is read once and may go.
+#include "kernels/cpu/gemm_ahead.h"
 #include "kernels/cpu/gemm_lines_avx512bf16.h"
 #include "kernels/cpu/multiply_add_avx512bf16.h"
 
@@ -20,6 +21,7 @@ namespace {
 // How far ahead lines are asked for: 16 rows make 32 KiB on the way, which covers the latency of
 // memory at the rate of one thread.
 constexpr int64_t kAheadBytes = 2048;
+using RowsAhead = Ahead<kLanes, kAheadBytes>;
 // Slices that an 8-bit row sums side by side: each is a chain of dependent multiply-adds, and one
 // chain alone takes longer than memory.
 constexpr int64_t kSlicesAtOnce = 2;
@@ -48,50 +50,6 @@ inline __attribute__((always_inline)) void add_groups(const char* a, const __m51
   }
 }
 
-// The lines that come kAheadBytes behind the present ones: of the same 16 rows, or of those that
-// the thread reads after them. One line of each row a step: memory then reads 16 rows evenly (runs
-// of four lines of four rows a step gave 85 % of the bandwidth on one thread, this 97 %).
-class Ahead {
- public:
-  Ahead(const char* rows, int64_t ld_bytes, int64_t row_bytes, int64_t lanes_left,
-        const char* next_rows)
-      : rows_(rows),
-        next_rows_(next_rows),
-        ld_bytes_(ld_bytes),
-        row_bytes_(row_bytes),
-        lanes_left_(lanes_left) {
-    at_ = kAheadBytes;
-    wrap();
-  }
-  // Rows [first, first + count) of the step's line; the last ones of a step move on.
-  void ask(int64_t first, int64_t count) const {
-    if (lanes_left_ < kLanes) return;
-    const char* line = rows_ + at_ + first * ld_bytes_;
-    for (int64_t i = 0; i < count; ++i, line += ld_bytes_) _mm_prefetch(line, _MM_HINT_T1);
-  }
-  void advance() {
-    at_ += kLine;
-    wrap();
-  }
-
- private:
-  void wrap() {
-    while (at_ >= row_bytes_ && lanes_left_ >= kLanes) {
-      at_ -= row_bytes_;
-      rows_ += kLanes * ld_bytes_;
-      lanes_left_ -= kLanes;
-      if (lanes_left_ < kLanes && next_rows_ != nullptr) {
-        rows_ = next_rows_;
-        next_rows_ = nullptr;
-        lanes_left_ = kLanes;
-      }
-    }
-  }
-
-  const char *rows_, *next_rows_;
-  int64_t ld_bytes_, row_bytes_, lanes_left_, at_ = 0;
-};
-
 // Two slices of codes for a few rows: while the lines of the next two are transposed, those of
 // these are decoded and multiplied, vector by vector, so that neither waits for the other.
 template <typename Lines, int kRows>
@@ -104,7 +62,7 @@ struct SlicePipeline {
   // Adds whole pairs of slices to the totals; a, b_scales and so on stand at the first. Returns how
   // many pairs there were.
   static int64_t run(const char* b, int64_t ld_bytes, int64_t num_lines, const char* a,
-                     const float* a_scales, const float* b_scales, Ahead& ahead,
+                     const float* a_scales, const float* b_scales, RowsAhead& ahead,
                      __m512 (&total)[kRows]) {
     const int64_t num_pairs = num_lines / kLines;
     if (num_pairs == 0) return 0;
@@ -183,8 +141,8 @@ void stream_lanes(const GemmStream& s, int64_t first_lane) {
   const char *a = static_cast<const char*>(s.a), *b = first_row;
   const float* a_scales = s.a_scales;
   const float* b_scales = Lines::kScaled ? s.b_scales + first_lane : nullptr;
-  Ahead ahead(first_row, ld_bytes, row_bytes, lanes + s.lanes_after,
-              static_cast<const char*>(s.next_rows));
+  RowsAhead ahead(first_row, ld_bytes, row_bytes, lanes + s.lanes_after,
+                  static_cast<const char*>(s.next_rows));
   int64_t lines_summed = 0, first_line = 0;
   if constexpr (Lines::kScaled && kRows <= kMaxPipelinedRows) {
     if (lanes >= kLanes) {

@@ -111,7 +111,6 @@ struct I4AsBf16 {
     const __m512i table = _mm512_load_si512(kCodebook.bf16);
     // VPERMW takes the index modulo 32, and the table repeats after 16.
     out[0] = _mm512_permutexvar_epi16(line, table);
-    // Multiplications shift by 4, 8 and 12: shifts would wait for the units of the lookups.
     for (int i = 1; i < kVectors; ++i) {
       const __m512i shifted = _mm512_srli_epi16(line, 4 * i);
       out[i] = _mm512_permutexvar_epi16(shifted, table);
