@@ -3,6 +3,9 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cmath>
+
 #include "eval/texts.h"
 #include "tests/tiny_model.h"
 
@@ -17,22 +20,31 @@ class Perplexity : public testing::Test {
     initialize_parameters(config_, 5, model_->weights());
   }
 
-  // -log p of each token but the first, each row computed as a whole.
-  std::vector<double> losses(const std::vector<int32_t>& tokens) {
+  // [tokens, vocabulary], each row computed as a whole.
+  std::vector<float> logits_of(const Model& model, const std::vector<int32_t>& tokens) {
     const auto S = static_cast<int64_t>(tokens.size()), V = config_.vocab_size;
     std::vector<float> logits(static_cast<size_t>(S * V));
-    TrainingPass pass(*model_, 1, S);
+    TrainingPass pass(model, 1, S);
     pass.logits(ctx_, {.num_rows = 1, .context = S, .row_length = S, .tokens = tokens.data()},
                 TensorView(logits.data(), DType::kF32, Shape{S, V}, "logits"), {});
+    return logits;
+  }
+  std::vector<double> log_probabilities(const float* logits) const {
+    const auto V = static_cast<size_t>(config_.vocab_size);
+    double sum = 0;
+    for (size_t v = 0; v < V; ++v) sum += std::exp(static_cast<double>(logits[v]));
+    std::vector<double> result(logits, logits + V);
+    for (double& x : result) x -= std::log(sum);
+    return result;
+  }
+
+  // -log p of each token but the first.
+  std::vector<double> losses(const std::vector<int32_t>& tokens) {
+    const std::vector<float> logits = logits_of(*model_, tokens);
+    const auto V = static_cast<size_t>(config_.vocab_size);
     std::vector<double> result;
-    for (int64_t t = 0; t + 1 < S; ++t) {
-      double sum = 0;
-      for (int64_t v = 0; v < V; ++v)
-        sum += std::exp(static_cast<double>(logits[static_cast<size_t>(t * V + v)]));
-      const int32_t next = tokens[static_cast<size_t>(t + 1)];
-      result.push_back(std::log(sum) -
-                       static_cast<double>(logits[static_cast<size_t>(t * V + next)]));
-    }
+    for (size_t t = 0; t + 1 < tokens.size(); ++t)
+      result.push_back(-log_probabilities(&logits[t * V])[static_cast<size_t>(tokens[t + 1])]);
     return result;
   }
 
@@ -82,6 +94,63 @@ TEST_F(Perplexity, IsTheMeanOfEachTokensLossOverWindows) {
     EXPECT_EQ(other.num_tokens, count);
     EXPECT_GT(std::fabs(other.loss_sum - sum), 1e-3 * static_cast<double>(count));
   }
+}
+
+TEST_F(Perplexity, DistanceToAnotherModelIsAsDefined) {
+  Model other(config_, kPolicyFp32);
+  initialize_parameters(config_, 6, other.weights());
+  const std::vector<std::vector<int32_t>> documents = {
+      testing_models::random_tokens(90, config_.vocab_size, 1),
+      testing_models::random_tokens(250, config_.vocab_size, 2)};
+  const int64_t window = 250;
+  const auto V = static_cast<size_t>(config_.vocab_size);
+  PerplexityResult::Divergence want;
+  for (const std::vector<int32_t>& document : documents) {
+    const std::vector<float> logits = logits_of(*model_, document),
+                             reference = logits_of(other, document);
+    for (size_t t = 0; t + 1 < document.size(); ++t) {
+      const std::vector<double> q = log_probabilities(&logits[t * V]),
+                                p = log_probabilities(&reference[t * V]);
+      double kl = 0;
+      for (size_t v = 0; v < V; ++v) {
+        kl += std::exp(p[v]) * (p[v] - q[v]);
+        want.largest_logit_difference =
+            std::max(want.largest_logit_difference,
+                     std::fabs(static_cast<double>(logits[t * V + v] - reference[t * V + v])));
+      }
+      want.kl_sum += kl;
+      want.largest_kl = std::max(want.largest_kl, kl);
+      want.reference_loss_sum -= p[static_cast<size_t>(document[t + 1])];
+      want.num_changed_choices += std::max_element(p.begin(), p.end()) - p.begin() !=
+                                  std::max_element(q.begin(), q.end()) - q.begin();
+    }
+  }
+  const auto distance_to = [&](const Model& reference) {
+    return perplexity(
+        ctx_, *model_, documents,
+        {.window_tokens = window, .cache_dtype = DType::kF32, .reference = &reference});
+  };
+  const PerplexityResult result = distance_to(other);
+  ASSERT_EQ(result.num_tokens, 89 + 249);
+  const PerplexityResult::Divergence& found = result.divergence;
+  EXPECT_NEAR(found.kl_sum, want.kl_sum, 1e-5 * want.kl_sum);
+  EXPECT_NEAR(found.largest_kl, want.largest_kl, 1e-4 * want.largest_kl);
+  EXPECT_NEAR(found.largest_logit_difference, want.largest_logit_difference, 1e-4);
+  EXPECT_NEAR(found.reference_loss_sum, want.reference_loss_sum, 1e-4 * want.reference_loss_sum);
+  EXPECT_EQ(found.num_changed_choices, want.num_changed_choices);
+  EXPECT_GT(want.num_changed_choices, 100);
+  // The model's own loss is what it is without a reference, and its distance to itself is nothing.
+  const PerplexityResult itself = distance_to(*model_);
+  EXPECT_EQ(itself.loss_sum, result.loss_sum);
+  EXPECT_EQ(itself.divergence.reference_loss_sum, result.loss_sum);
+  EXPECT_EQ(itself.divergence.kl_sum, 0);
+  EXPECT_EQ(itself.divergence.largest_logit_difference, 0);
+  EXPECT_EQ(itself.divergence.num_changed_choices, 0);
+
+  ModelConfig narrow = config_;
+  narrow.vocab_size -= 1;
+  const Model foreign(narrow, kPolicyFp32);
+  EXPECT_THROW(distance_to(foreign), Error);
 }
 
 TEST_F(Perplexity, RefusesWhatCannotBe) {

@@ -11,6 +11,7 @@
 #include "ckpt/panel_tensors.h"
 #include "ckpt/safetensors.h"
 #include "core/integer.h"
+#include "eval/perplexity.h"
 #include "infer/engine.h"
 #include "infer/generate.h"
 #include "infer/latent_cache.h"
@@ -251,6 +252,30 @@ TEST_F(WeightFormats, ComputeWithTheValuesThatTheyStandFor) {
     const std::vector<float> a8 = logits(*open(folder, true, kPolicyInt8Inputs));
     EXPECT_NE(a8, kept);
     EXPECT_LE(difference(a8, values), 12 * bf16_error) << folder;
+  }
+}
+
+// What each format costs against bf16 on a fixed text: thresholds about twice what was found.
+TEST_F(WeightFormats, StayWithinTheirDistanceOfBf16) {
+  const std::vector<std::vector<int32_t>> text = {
+      testing_models::random_tokens(600, config_.vocab_size, 4)};
+  const auto reference = open(plain_);
+  double before = 0;
+  for (const auto& [format, most] : {std::pair{FolderFormat::kInt8, 3e-4},
+                                     {FolderFormat::kFp8Block, 4e-3},
+                                     {FolderFormat::kInt4, 0.025},
+                                     {FolderFormat::kAllInt4, 0.03}}) {
+    const auto model = open(quantised(format));
+    const PerplexityResult result =
+        perplexity(ctx_, *model, text, {.window_tokens = 300, .reference = reference.get()});
+    const double kl = result.divergence.kl_sum / static_cast<double>(result.num_tokens);
+    std::printf("KL %.3g nats a token, %lld of %lld first choices changed, logits by %.3g\n", kl,
+                static_cast<long long>(result.divergence.num_changed_choices),
+                static_cast<long long>(result.num_tokens),
+                result.divergence.largest_logit_difference);
+    EXPECT_LT(kl, most);
+    EXPECT_GT(kl, before) << "fewer bits cost more";
+    before = kl;
   }
 }
 

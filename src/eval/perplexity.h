@@ -18,6 +18,8 @@ struct PerplexityOptions {
   DType cache_dtype = DType::kBF16;
   // Upper borders of the ranges of positions that are also reported apart, ascending; empty: none.
   std::vector<int64_t> position_borders;
+  // A model with the same vocabulary to compare with, at every predicted token; null: none.
+  const Model* reference = nullptr;
   std::function<void(int64_t done, int64_t total)> progress;  // tokens; may be empty
 };
 
@@ -31,6 +33,15 @@ struct PerplexityResult {
   int64_t num_tokens = 0;  // predicted
   double loss_sum = 0;     // nats
   std::vector<Range> ranges;
+
+  // How far the model is from options.reference; zeros without one.
+  struct Divergence {
+    double reference_loss_sum = 0;        // nats
+    double kl_sum = 0, largest_kl = 0;    // KL(reference, model) of a token, nats
+    double largest_logit_difference = 0;  // over all entries of the vocabulary
+    int64_t num_changed_choices = 0;      // tokens where another entry has the largest logit
+  };
+  Divergence divergence;
 
   double loss() const { return loss_sum / static_cast<double>(num_tokens); }
   double perplexity() const;
