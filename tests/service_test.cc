@@ -1,4 +1,5 @@
 // The service as clients meet it: the real program, a tiny model, plain sockets.
+#include <filesystem>
 #include <set>
 
 #include "tests/serve_fixture.h"
@@ -187,6 +188,53 @@ TEST_F(ServeTest, PrefixesAreFoundAgainByTheirOwnKeyOnly) {
   EXPECT_EQ(hits(other, 640), 0) << "someone else's";
   EXPECT_EQ(hits(other, 640), 576);
   EXPECT_EQ(server->end(), 0);
+}
+
+// One server reads prompts, another goes on with them (SYSTEMS 93): what is between them is the
+// latent cache, in files of one folder, and what comes out is what one server alone says.
+TEST_F(ServeTest, PrefillAndDecodingInTwoProcesses) {
+  const std::string folder = path("shared-prefixes");
+  const std::vector<std::string> options = {"--no-auth", "--prefix-cache", folder};
+  const auto decoder = start(options), prefiller = start(options);
+  const auto ask = [](const Server& server, int64_t first, int64_t max_tokens) {
+    Json prompt = Json::array();
+    for (int64_t i = 0; i < 330; ++i) prompt.push_back(20 + (first + i * 7) % 200);
+    return server
+        .post(
+            "/v1/completions",
+            {{"model", "tiny"}, {"prompt", prompt}, {"max_tokens", max_tokens}, {"temperature", 0}})
+        .json();
+  };
+  const auto num_files = [&] {
+    int64_t count = 0;
+    for (const auto& file : std::filesystem::recursive_directory_iterator(folder))
+      count += file.path().extension() == ".unit" ? 1 : 0;
+    return count;
+  };
+  int64_t files = 0;
+  for (int64_t first = 0; first < 5; ++first) {
+    EXPECT_EQ(ask(*prefiller, first, 1)["usage"]["prompt_cache_hit_tokens"], 0);
+    files += 5;
+    for (int wait = 0; wait < 500 && num_files() < files; ++wait) usleep(10'000);
+    ASSERT_EQ(num_files(), files);
+    const Json reply = ask(*decoder, first, 40), alone = ask(*server_, first, 40);
+    EXPECT_EQ(reply["usage"]["prompt_cache_hit_tokens"], 320);
+    EXPECT_EQ(reply["choices"][0]["text"], alone["choices"][0]["text"]);
+    EXPECT_EQ(alone["usage"]["prompt_cache_hit_tokens"], 0);
+  }
+  // What is shipped: for each token and layer a latent and a rotated key, in bf16.
+  const ModelConfig config = testing_models::tiny_config();
+  const int64_t layers = config.num_hidden_layers + config.num_nextn_predict_layers;
+  const int64_t page = 64 * layers * (config.kv_lora_rank + config.qk_rope_head_dim) * 2;
+  for (const auto& file : std::filesystem::recursive_directory_iterator(folder)) {
+    if (file.is_regular_file()) {
+      EXPECT_EQ(file.file_size(), 72 + 64 * 4 + page);
+    }
+  }
+  EXPECT_EQ(prefiller->end(), 0);
+  // The decoder alone goes on, on what the other one left.
+  EXPECT_EQ(ask(*decoder, 0, 40)["usage"]["prompt_cache_hit_tokens"], 320);
+  EXPECT_EQ(decoder->end(), 0);
 }
 
 TEST_F(ServeTest, PriceCardsAndTheirCurrency) {

@@ -183,7 +183,7 @@ Verb serve_verb() {
                      "of all sequences and cached prompts; 0: 16384 or the model's context")
                 .at_least(0);
             line.add("--prefix-cache", options->prefix_cache,
-                     "folder that cached prompts survive a restart in");
+                     "folder that cached prompts survive a restart in; servers may share it");
             declare_expert_memory(line, options->expert_memory);
             line.add("--max-sequences", options->max_sequences, "running at once").at_least(1);
             line.add("--max-queued", options->max_queued, "requests waiting; more get 503")

@@ -51,17 +51,30 @@ PrefixStore::~PrefixStore() {
   writer_.join();
 }
 
-bool PrefixStore::contains(const UnitKey& key) const {
+bool PrefixStore::contains(const UnitKey& key) {
   const std::lock_guard lock(mutex_);
-  return known_.contains(file_name(key));
+  return take_up(file_name(key));
+}
+
+bool PrefixStore::take_up(const std::string& name) {
+  if (known_.contains(name)) return true;
+  FileInfo info;
+  try {
+    info = files_.info(join_path(folder_, name));
+  } catch (const Error&) {
+    // A folder that cannot be asked has nothing.
+  }
+  if (info.exists) add_file(name, info.bytes);
+  return info.exists;
 }
 
 bool PrefixStore::read(const UnitKey& key, const UnitKey& parent, std::span<const int32_t> tokens,
                        std::span<std::byte> page) {
   const std::string name = file_name(key), path = join_path(folder_, name);
-  bool good = false;
+  bool good = false, gone = false;
   try {
-    const std::string contents = files_.read_all(path);
+    gone = !files_.info(path).exists;  // another process needed the room
+    const std::string contents = gone ? "" : files_.read_all(path);
     Header header;
     if (contents.size() == sizeof(Header) + tokens.size_bytes() + page.size()) {
       std::memcpy(&header, contents.data(), sizeof(Header));
@@ -82,7 +95,7 @@ bool PrefixStore::read(const UnitKey& key, const UnitKey& parent, std::span<cons
     const auto found = known_.find(name);
     if (found != known_.end()) ages_.splice(ages_.end(), ages_, found->second.age);
   } else {
-    ++stats_.num_damaged;
+    if (!gone) ++stats_.num_damaged;
     remove_file(name);
   }
   return good;
@@ -126,7 +139,7 @@ void PrefixStore::work() {
     waiting_.pop_front();
     writing_ = true;
     const auto bytes = static_cast<int64_t>(unit.contents.size());
-    const bool known = known_.contains(unit.name);
+    const bool known = take_up(unit.name);
     lock.unlock();
     std::string error;
     try {

@@ -3,6 +3,10 @@
 // damaged, foreign or of another format is a miss, and is removed. The oldest files go when the
 // folder grows beyond its limit.
 //
+// Several processes may share a folder: a unit that another one has written since is found when it
+// is asked for, so one process can read prompts and another go on with them. Each keeps the files
+// that it knows of below its limit.
+//
 // Files are written by a thread of their own from copies, so that a step does not wait for a disk;
 // when the disk cannot follow, units are not written (they are only a cache).
 #pragma once
@@ -32,7 +36,7 @@ class PrefixStore {
   PrefixStore(const PrefixStore&) = delete;
   PrefixStore& operator=(const PrefixStore&) = delete;
 
-  bool contains(const UnitKey& key) const;
+  bool contains(const UnitKey& key);
   // False, and the file is removed, unless it holds exactly this unit with a page of page.size()
   // bytes.
   bool read(const UnitKey& key, const UnitKey& parent, std::span<const int32_t> tokens,
@@ -57,6 +61,7 @@ class PrefixStore {
     std::list<std::string>::iterator age;
   };
   void work();
+  bool take_up(const std::string& name);  // whether the folder has it; the lock is held
   void add_file(const std::string& name, int64_t num_bytes);
   void remove_file(const std::string& name);  // the lock is held
 
