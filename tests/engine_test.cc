@@ -466,6 +466,59 @@ TEST(Engine, TheEndOfContextOrCacheIsTheEndOfTheReply) {
   }
 }
 
+// Lengths around the limit, many at once, drafted or not: each is refused with both numbers, or ends
+// exactly at its own maximum or the context's.
+TEST(Engine, LengthsAroundTheEndOfTheContext) {
+  Fixture f;
+  const Random random(11, RandomPurpose::kTest);
+  uint64_t draws = 0;
+  const auto draw = [&](int64_t from, int64_t to) {
+    return from + static_cast<int64_t>(random.below(draws++, static_cast<uint64_t>(to - from + 1)));
+  };
+  int64_t num_refused = 0, num_cut = 0, num_whole = 0;
+  for (const int64_t max_draft : {0, 1, 3}) {
+    Engine engine(f.model, {.cache_tokens = 4096, .max_draft = max_draft});
+    struct Asked {
+      Reply reply;
+      int64_t expected = 0;
+    };
+    std::vector<std::unique_ptr<Asked>> asked;
+    for (int64_t i = 0; i < 60; ++i) {
+      const int64_t num_prompt = draw(0, 3) == 0 ? draw(505, 515) : draw(440, 514);
+      const int64_t max_tokens = draw(0, 2) == 0 ? draw(60, 2000) : draw(1, 80);
+      auto& a = asked.emplace_back(std::make_unique<Asked>());
+      Request request =
+          request_to(a->reply, random_tokens(num_prompt, 67, static_cast<uint64_t>(draw(1, 4))),
+                     max_tokens, static_cast<uint64_t>(i), static_cast<double>(draw(0, 1)));
+      if (num_prompt >= 512) {
+        try {
+          engine.submit(std::move(request));
+          ADD_FAILURE() << num_prompt << " tokens were taken";
+        } catch (const Error& error) {
+          const std::string text = error.what();
+          EXPECT_NE(text.find(std::to_string(num_prompt)), std::string::npos) << text;
+          EXPECT_NE(text.find("512"), std::string::npos) << text;
+        }
+        asked.pop_back();
+        ++num_refused;
+        continue;
+      }
+      a->expected = std::min(max_tokens, 512 - num_prompt);
+      ++(a->expected == max_tokens ? num_whole : num_cut);
+      engine.submit(std::move(request));
+    }
+    engine.run_until_idle(f.ctx);
+    for (const auto& a : asked) {
+      EXPECT_TRUE(a->reply.finished);
+      EXPECT_EQ(a->reply.reason, FinishReason::kLength) << a->reply.error;
+      EXPECT_EQ(static_cast<int64_t>(a->reply.tokens.size()), a->expected);
+    }
+  }
+  EXPECT_GT(num_refused, 10);
+  EXPECT_GT(num_cut, 20);
+  EXPECT_GT(num_whole, 20);
+}
+
 TEST(Engine, NanInTheWeightsIsAnErrorOfThoseItTouches) {
   Fixture f;
   // The embedding of one token.

@@ -26,14 +26,14 @@ namespace fathom::testing_serve {
 
 // A folder with a model and a tokenizer that has DeepSeek's special tokens; random weights, so that
 // replies are noise of any length.
-inline void write_tiny_folder(const std::string& folder) {
+inline void write_tiny_folder(const std::string& folder,
+                              ModelConfig config = testing_models::tiny_config()) {
   const std::vector<std::string_view> documents = {
       "the quick brown fox jumps over the lazy dog", "the server answers the client again",
       "数学 和 编程", "a tiny model says the words that it likes"};
   BpeTrainConfig training;
   training.vocab_size = 310;
   const Tokenizer tokenizer = train_bpe(documents, training);
-  ModelConfig config = testing_models::tiny_config();
   config.vocab_size = tokenizer.vocab_size();
   config.max_position_embeddings = 2048;
   Model model(config, policy_by_name("fp32"));

@@ -1,7 +1,11 @@
 // The service as clients meet it: the real program, a tiny model, plain sockets.
+#include <sys/stat.h>
+
 #include <filesystem>
+#include <fstream>
 #include <set>
 
+#include "ckpt/convert_folder.h"
 #include "tests/serve_fixture.h"
 
 namespace fathom {
@@ -235,6 +239,54 @@ TEST_F(ServeTest, PrefillAndDecodingInTwoProcesses) {
   // The decoder alone goes on, on what the other one left.
   EXPECT_EQ(ask(*decoder, 0, 40)["usage"]["prompt_cache_hit_tokens"], 320);
   EXPECT_EQ(decoder->end(), 0);
+}
+
+// SYSTEMS 107: a model in 4 bits is served by one processor within a stated amount of memory, and
+// where that is too little the reason is told at once.
+TEST_F(ServeTest, ServesWithinAStatedMemoryOnOneProcessor) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "sanitizers reserve addresses without end";
+#endif
+  ModelConfig config = testing_models::tiny_config();
+  config.hidden_size = 64;
+  config.q_lora_rank = config.kv_lora_rank = config.qk_nope_head_dim = config.v_head_dim = 32;
+  config.qk_rope_head_dim = 16;
+  config.intermediate_size = 96;
+  config.moe_intermediate_size = 32;
+  testing_serve::write_tiny_folder(path("small"), config);
+  Context ctx(1);
+  convert_folder(ctx, local_file_system(), path("small"), path("small-int4"), FolderFormat::kInt4);
+  const auto start_within = [&](int64_t kib) {
+    const std::string script = path("limited.sh");
+    write_file_atomically(local_file_system(), script,
+                          fmt::format("#!/bin/sh\nulimit -v {}\nexec taskset -c 0 {}/fathom \"$@\"\n",
+                                      kib, FATHOM_BINARY_DIR));
+    EXPECT_EQ(chmod(script.c_str(), 0700), 0);
+    setenv("FATHOM_SERVE_PROGRAM", script.c_str(), 1);
+    auto server = std::make_unique<Server>(std::vector<std::string>{
+        "--model", "tiny=" + path("small-int4"), "--port", "0", "--threads", "1", "--no-auth"});
+    unsetenv("FATHOM_SERVE_PROGRAM");
+    return server;
+  };
+  const int64_t stated_kib = 160'000;
+  const auto server = start_within(stated_kib);
+  ASSERT_GT(server->port(), 0) << server->log();
+  for (int i = 0; i < 10; ++i) {
+    const Answer answer = server->post("/chat/completions", chat_body(20));
+    ASSERT_EQ(answer.status, 200) << answer.body;
+    EXPECT_EQ(answer.json()["usage"]["completion_tokens"], 20);
+  }
+  std::ifstream status(fmt::format("/proc/{}/status", server->pid()));
+  std::string line;
+  while (std::getline(status, line) && !line.starts_with("VmHWM:")) {
+  }
+  ASSERT_TRUE(line.starts_with("VmHWM:"));
+  EXPECT_LT(std::stoll(line.substr(6)), stated_kib / 2) << "resident at most, KiB";
+  EXPECT_EQ(server->end(), 0);
+
+  const auto starved = start_within(40'000);
+  EXPECT_EQ(starved->port(), 0);
+  EXPECT_NE(starved->log().find("error: "), std::string::npos) << starved->log();
 }
 
 TEST_F(ServeTest, PriceCardsAndTheirCurrency) {
