@@ -228,6 +228,32 @@ TEST_F(ProgramTest, TrainsResumesAndWritesWhatIsPromised) {
   EXPECT_LE(cut["tokens"].size(), whole["tokens"].size());
 }
 
+// A few steps of each stage, with everything that is shown on the way.
+TEST_F(ProgramTest, TheDemoGoesThroughAllItsStages) {
+  const std::string options = "demo --no-chat --json --pretrain-steps 3 --finetune-steps 3 --max-questions 2 --out '" +
+                              path("demo") + "'";
+  const Outcome demo = run(options);
+  ASSERT_EQ(demo.status, 0) << demo.errors;
+  for (const char* stage : {"1. Learning to read", "2. Learning to answer", "3. Examination"})
+    EXPECT_NE(demo.errors.find(stage), std::string::npos) << stage;
+  // Each training ends with its curve and its experts' load.
+  const auto count = [&](std::string_view text) {
+    int64_t found = 0;
+    for (size_t at = 0; (at = demo.errors.find(text, at)) != std::string::npos; ++at) ++found;
+    return found;
+  };
+  EXPECT_EQ(count(" loss\n"), 2) << demo.errors;
+  EXPECT_EQ(count("layer 1 "), 2) << demo.errors;
+  const Json result = parse_json(demo.output, "demo");
+  EXPECT_EQ(result["by_kind"].size(), 2u);
+  EXPECT_TRUE(files().info(join_path(result["model"].get<std::string>(), "config.json")).exists);
+  // Asked again it finds its runs done, and examines.
+  const Outcome again = run(options + " --quiet");
+  ASSERT_EQ(again.status, 0) << again.errors;
+  EXPECT_EQ(again.errors, "");
+  EXPECT_EQ(parse_json(again.output, "demo")["by_kind"], result["by_kind"]);
+}
+
 TEST_F(ProgramTest, EachMistakeGetsOneClearError) {
   struct Mistake {
     std::string arguments;

@@ -222,8 +222,8 @@ struct Demo::Impl {
     std::unique_ptr<Trainer> pretrained = std::move(trainer);
     trainer = open("finetune", train, std::move(loader), observer);
     if (trainer->steps_done() == 0) start_from(ctx, pretrained->step().master(), trainer->step());
-    pretrained.reset();
     observer.begin_training(DemoStage::kFinetune, *trainer, config.finetune_steps);
+    pretrained.reset();  // the observer has taken leave of it
     return trainer->run_until(config.finetune_steps,
                               {.log = &observer, .should_stop = should_stop}) ==
            Trainer::End::kDone;

@@ -37,7 +37,8 @@ enum class DemoStage { kPretrain, kFinetune, kExamine };
 // What happens, as it happens.
 class DemoObserver : public LogSink {
  public:
-  // A trainer is about to run from its steps_done() to `last_step`; it lives until the next stage.
+  // A trainer is about to run from its steps_done() to `last_step`; it lives until the next stage
+  // has begun.
   virtual void begin_training(DemoStage stage, const Trainer& trainer, int64_t last_step) = 0;
   virtual void answered(const WorldQuestion& question, const std::string& reply, bool right) = 0;
 };
