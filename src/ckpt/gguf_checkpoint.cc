@@ -31,7 +31,7 @@ int64_t key_or(const GgufMetadata& metadata, std::string_view key, int64_t fallb
   return found == metadata.end() ? fallback : found->second.integer;
 }
 
-std::string gigabytes(int64_t bytes) {
+std::string megabytes_or_more(int64_t bytes) {
   return bytes < 100'000'000 ? fmt::format("{:.1f} MB", static_cast<double>(bytes) / 1e6)
                              : fmt::format("{:.2f} GB", static_cast<double>(bytes) / 1e9);
 }
@@ -286,11 +286,11 @@ GgufLoadReport load_gguf_weights(Context& ctx, const GgufCheckpoint& checkpoint,
   report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   std::string mix;
   for (const auto& [name, stored] : checkpoint.stored()) {
-    mix += fmt::format("{}{} {} ({} tensors)", mix.empty() ? "" : ", ", gigabytes(stored.num_bytes),
-                       name, stored.num_tensors);
+    mix += fmt::format("{}{} {} ({} tensors)", mix.empty() ? "" : ", ",
+                       megabytes_or_more(stored.num_bytes), name, stored.num_tensors);
   }
   report.text = fmt::format("{}: {} decoded to {} of memory in {:.1f} s", checkpoint.path(), mix,
-                            gigabytes(report.memory_bytes), report.seconds);
+                            megabytes_or_more(report.memory_bytes), report.seconds);
   return report;
 }
 

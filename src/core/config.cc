@@ -10,10 +10,6 @@ namespace fathom {
 namespace internal {
 namespace {
 
-std::string child_path(const std::string& prefix, std::string_view name) {
-  return prefix.empty() ? std::string(name) : prefix + "." + std::string(name);
-}
-
 [[noreturn]] void bad_value(const ConfigPlace& place, const std::string& path,
                             const std::string& found, const std::string& expected,
                             const std::string& hint = {}) {

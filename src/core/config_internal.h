@@ -3,6 +3,7 @@
 
 #include <map>
 #include <string>
+#include <string_view>
 
 #include "core/config.h"
 #include "core/json.h"
@@ -21,6 +22,11 @@ struct ConfigPlace {
     return it == positions.end() ? where : where + ":" + it->second;
   }
 };
+
+// "a.b" of "a" and "b".
+inline std::string child_path(const std::string& prefix, std::string_view name) {
+  return prefix.empty() ? std::string(name) : prefix + "." + std::string(name);
+}
 
 // Assigns every key of the object `tree` to the field of that name.
 void assign_table(const Json& tree, const std::string& prefix, const ConfigPlace& place,

@@ -9,10 +9,6 @@ std::string position_text(const toml::source_position& position) {
   return fmt::format("{}:{}", position.line, position.column);
 }
 
-std::string child_path(const std::string& prefix, std::string_view name) {
-  return prefix.empty() ? std::string(name) : prefix + "." + std::string(name);
-}
-
 Json convert(const toml::node& node, const std::string& path, ConfigPlace& place) {
   if (!path.empty()) place.positions[path] = position_text(node.source().begin);
   if (const auto* table = node.as_table()) {

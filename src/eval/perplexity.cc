@@ -13,7 +13,7 @@ namespace fathom {
 namespace {
 
 // Tokens of one call: enough for products to run well, few enough for their logits to fit.
-constexpr int64_t kCallTokens = 256;
+constexpr int64_t kScoredTokens = 256;
 
 struct Window {
   std::span<const int32_t> tokens;  // the last one is predicted only
@@ -96,7 +96,7 @@ RowDivergence divergence_of(const float* reference, const float* model, int64_t 
   return d;
 }
 
-// Calls of up to kCallTokens tokens: windows side by side, long ones in pieces.
+// Calls of up to kScoredTokens tokens: windows side by side, long ones in pieces.
 class Scorer {
  public:
   Scorer(Context& ctx, const Model& model, const PerplexityOptions& options,
@@ -111,7 +111,7 @@ class Scorer {
     const auto count = static_cast<int64_t>(window.tokens.size()) - 1;
     for (Reader& reader : readers_) reader.begin_window(count);
     for (int64_t begin = 0; begin < count;) {
-      const int64_t piece = std::min(count - begin, kCallTokens - num_pending());
+      const int64_t piece = std::min(count - begin, kScoredTokens - num_pending());
       for (Reader& reader : readers_) {
         reader.add(window.tokens.subspan(static_cast<size_t>(begin), static_cast<size_t>(piece)));
       }
@@ -120,7 +120,7 @@ class Scorer {
         positions_.push_back(begin + i);
       }
       begin += piece;
-      if (num_pending() == kCallTokens) run(/*keep_last=*/begin < count);
+      if (num_pending() == kScoredTokens) run(/*keep_last=*/begin < count);
     }
   }
 

@@ -64,9 +64,9 @@ class Role {
   double busy_until = 0;
 };
 
-class Simulation {
+class ChannelSimulation {
  public:
-  explicit Simulation(const ChannelConfig& config) : c_(config) {
+  explicit ChannelSimulation(const ChannelConfig& config) : c_(config) {
     const int num_ranks = c_.num_nodes * c_.ranks_per_node;
     for (int r = 0; r < num_ranks; ++r) {
       network_.push_back({c_.links.network_bytes_per_second, c_.links.network_latency});
@@ -165,7 +165,7 @@ class Simulation {
 
 // Each token to nodes_per_token nodes and experts_per_token ranks of them, evenly; a rank twice
 // gets its row once. Tokens are dealt out to channels.
-void Simulation::lay_out() {
+void ChannelSimulation::lay_out() {
   const int num_ranks = c_.num_nodes * c_.ranks_per_node;
   chunks_.resize(static_cast<size_t>(num_ranks * c_.num_channels * c_.num_nodes));
   const auto places = static_cast<size_t>(c_.ranks_per_node);
@@ -199,9 +199,9 @@ void Simulation::lay_out() {
 }
 
 // Dispatch, first role: own tokens to the rank of this place on each node, nodes in turn.
-class Simulation::Sender final : public Role {
+class ChannelSimulation::Sender final : public Role {
  public:
-  Sender(Simulation& s, int rank, int channel) : s_(s), rank_(rank), channel_(channel) {
+  Sender(ChannelSimulation& s, int rank, int channel) : s_(s), rank_(rank), channel_(channel) {
     next_.resize(static_cast<size_t>(s.c_.num_nodes));
   }
   std::vector<Queue*> out;  // by node
@@ -226,16 +226,16 @@ class Simulation::Sender final : public Role {
   }
 
  private:
-  Simulation& s_;
+  ChannelSimulation& s_;
   int rank_, channel_;
   std::vector<size_t> next_;
   size_t turn_ = 0;
 };
 
 // Dispatch, second role: what came for this machine, to each rank that needs it.
-class Simulation::Forwarder final : public Role {
+class ChannelSimulation::Forwarder final : public Role {
  public:
-  Forwarder(Simulation& s, int rank) : s_(s), rank_(rank) {}
+  Forwarder(ChannelSimulation& s, int rank) : s_(s), rank_(rank) {}
   std::vector<Queue*> in, out;  // by node of the source; by place of the receiver
   bool step(double now) override {
     place_.resize(in.size());
@@ -263,16 +263,16 @@ class Simulation::Forwarder final : public Role {
   }
 
  private:
-  Simulation& s_;
+  ChannelSimulation& s_;
   int rank_;
   std::vector<size_t> place_;
   size_t turn_ = 0;
 };
 
 // Last role of both: takes what is there, senders in turn.
-class Simulation::Receiver final : public Role {
+class ChannelSimulation::Receiver final : public Role {
  public:
-  explicit Receiver(Simulation& s) : s_(s) {}
+  explicit Receiver(ChannelSimulation& s) : s_(s) {}
   std::vector<Queue*> in;
   bool step(double now) override {
     for (size_t tried = 0; tried < in.size(); ++tried, turn_ = (turn_ + 1) % in.size()) {
@@ -288,7 +288,7 @@ class Simulation::Receiver final : public Role {
   }
 
  private:
-  Simulation& s_;
+  ChannelSimulation& s_;
   size_t turn_ = 0;
 };
 
@@ -315,9 +315,10 @@ struct Turns {
 
 // Combine, first role: results of own experts to the forwarders of this machine, for each in the
 // order in which it adds; forwarders in turn.
-class Simulation::MachineSender final : public Role {
+class ChannelSimulation::MachineSender final : public Role {
  public:
-  MachineSender(Simulation& s, int rank, int channel) : s_(s), rank_(rank), channel_(channel) {
+  MachineSender(ChannelSimulation& s, int rank, int channel)
+      : s_(s), rank_(rank), channel_(channel) {
     waiting_.resize(static_cast<size_t>(s.c_.ranks_per_node));
     turns_of_.resize(waiting_.size());
     for (Turns& turns : turns_of_) turns.next.resize(static_cast<size_t>(s.c_.num_nodes));
@@ -363,7 +364,7 @@ class Simulation::MachineSender final : public Role {
     waiting_[place] = nullptr;
   }
 
-  Simulation& s_;
+  ChannelSimulation& s_;
   int rank_, channel_;
   std::vector<const Chunk*> waiting_;  // by place of the forwarder
   std::vector<Turns> turns_of_;
@@ -371,9 +372,9 @@ class Simulation::MachineSender final : public Role {
 };
 
 // Combine, second role: the sum over this machine's ranks, to the rank that the tokens are of.
-class Simulation::Adder final : public Role {
+class ChannelSimulation::Adder final : public Role {
  public:
-  Adder(Simulation& s, int rank, int channel) : s_(s), rank_(rank), channel_(channel) {
+  Adder(ChannelSimulation& s, int rank, int channel) : s_(s), rank_(rank), channel_(channel) {
     turns_.next.resize(static_cast<size_t>(s.c_.num_nodes));
     advance();
   }
@@ -403,14 +404,14 @@ class Simulation::Adder final : public Role {
     current_ = node_ < 0 ? nullptr : &list_of(node_)[turns_.next[static_cast<size_t>(node_)]++];
   }
 
-  Simulation& s_;
+  ChannelSimulation& s_;
   int rank_, channel_;
   Turns turns_;
   int node_ = -1;
   const Chunk* current_ = nullptr;
 };
 
-void Simulation::add_roles(bool combine) {
+void ChannelSimulation::add_roles(bool combine) {
   const int num_ranks = c_.num_nodes * c_.ranks_per_node;
   const auto add = [&](auto role) {
     auto* raw = role.get();
@@ -482,7 +483,7 @@ ChannelResult simulate_channels(const ChannelConfig& config) {
                    config.chunk_rows > 0 && config.queue_chunks > 0,
                "channels of nothing");
   FATHOM_CHECK_LE(config.nodes_per_token, config.num_nodes);
-  return Simulation(config).run();
+  return ChannelSimulation(config).run();
 }
 
 int64_t tune_chunk_rows(ChannelConfig config, int64_t queue_rows) {

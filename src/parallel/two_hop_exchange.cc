@@ -11,7 +11,7 @@ namespace {
 constexpr uint32_t kAcross = 1, kInside = 2, kChoices = 3, kMasks = 4, kBackInside = 7,
                    kBackAcross = 8;
 
-int64_t row_bytes_of(const TensorView& view) { return view.dim(1) * dtype_bytes(view.dtype); }
+int64_t matrix_row_bytes(const TensorView& view) { return view.dim(1) * dtype_bytes(view.dtype); }
 
 std::byte* row_at(const TensorView& view, int64_t row) {
   return static_cast<std::byte*>(view.data) + row * view.stride[0] * dtype_bytes(view.dtype);
@@ -19,7 +19,7 @@ std::byte* row_at(const TensorView& view, int64_t row) {
 
 // The listed rows, one behind the other.
 void pack(const TensorView& from, const std::vector<int32_t>& rows, std::vector<std::byte>& to) {
-  const auto bytes = static_cast<size_t>(row_bytes_of(from));
+  const auto bytes = static_cast<size_t>(matrix_row_bytes(from));
   to.resize(rows.size() * bytes);
   for (size_t i = 0; i < rows.size(); ++i)
     std::memcpy(to.data() + i * bytes, row_at(from, rows[i]), bytes);
@@ -299,8 +299,8 @@ void TwoHopExchange::dispatch(Context&, const TensorView& x_TD, const RoutedRows
                               const TensorView& x_UD, Half half) const {
   const Layout& layout = layout_of(rows);
   if (sends(half)) {
-    Transfer transfer = take_spare(layout, Way::kToExperts,
-                                   sum_of(layout.from_forwarder) * row_bytes_of(x_TD));
+    Transfer transfer =
+        take_spare(layout, Way::kToExperts, sum_of(layout.from_forwarder) * matrix_row_bytes(x_TD));
     transfer.dtype = x_TD.dtype;
     transfer.width = x_TD.dim(1);
     const std::vector<int> places = ranks_of_place();
@@ -319,7 +319,7 @@ void TwoHopExchange::dispatch(Context&, const TensorView& x_TD, const RoutedRows
                           Shape{sum_of(layout.from_forwarder), x_UD.dim(1)}, "exchange.unique");
   FATHOM_CHECK_EQ(transfer.num_bytes, static_cast<size_t>(unique.num_bytes()), "{}", x_UD.name);
   FATHOM_CHECK_EQ(x_UD.dim(0), rows.num_rows(), "{}", x_UD.name);
-  const auto bytes = static_cast<size_t>(row_bytes_of(unique));
+  const auto bytes = static_cast<size_t>(matrix_row_bytes(unique));
   for (int64_t u = 0; u < x_UD.dim(0); ++u)
     std::memcpy(row_at(x_UD, u), row_at(unique, layout.unique_row[static_cast<size_t>(u)]), bytes);
   give_back(std::move(transfer));
@@ -331,7 +331,7 @@ void TwoHopExchange::combine(Context&, const TensorView& x_UD, const RoutedRows&
   const int64_t width = x_UD.dim(1), T = y_TD.dim(0);
   if (sends(half)) {
     Transfer transfer = take_spare(
-        layout, Way::kToTokens, sum_of(sizes_of(layout.tokens_of_node)) * row_bytes_of(x_UD));
+        layout, Way::kToTokens, sum_of(sizes_of(layout.tokens_of_node)) * matrix_row_bytes(x_UD));
     transfer.dtype = x_UD.dtype;
     transfer.width = width;
     ask_for_first_hop(transfer, ranks_here(), sizes_of(layout.forwarded), kBackInside);
@@ -371,8 +371,8 @@ void TwoHopExchange::send_expert_sums(const TensorView& x_UD, const Layout& layo
     for (int64_t u = 0; u < num_unique; ++u) {
       for (int64_t i = layout.expert_begin[static_cast<size_t>(u)];
            i < layout.expert_begin[static_cast<size_t>(u + 1)]; ++i) {
-        const auto* row = reinterpret_cast<const Row*>(
-            row_at(x_UD, layout.expert_rows[static_cast<size_t>(i)]));
+        const auto* row =
+            reinterpret_cast<const Row*>(row_at(x_UD, layout.expert_rows[static_cast<size_t>(i)]));
         for (int64_t d = 0; d < width; ++d)
           sums[static_cast<size_t>(u * width + d)] += static_cast<Sum>(row[d]);
       }

@@ -62,6 +62,11 @@ ApiError rate_limited(const std::string& message, int retry_after) {
   return error;
 }
 
+void append_item(std::string& list, std::string_view item) {
+  if (!list.empty()) list += ',';
+  list += item;
+}
+
 std::string json_string(std::string_view text) {
   std::string out;
   if (is_valid_utf8(text)) {

@@ -48,5 +48,7 @@ ApiError rate_limited(const std::string& message, int retry_after);
 
 // `text` as a JSON string; what is not UTF-8 becomes U+FFFD.
 std::string json_string(std::string_view text);
+// Adds an item to what stands between the brackets of a list.
+void append_item(std::string& list, std::string_view item);
 
 }  // namespace fathom::serve

@@ -22,11 +22,6 @@ std::string token_json(const Tokenizer& tokenizer, TokenId id, double logprob) {
                      finite(logprob), list);
 }
 
-void append_item(std::string& list, std::string_view item) {
-  if (!list.empty()) list += ',';
-  list += item;
-}
-
 }  // namespace
 
 std::string logprob_entry(const Tokenizer& tokenizer, const GeneratedToken& token) {

@@ -84,7 +84,7 @@ std::vector<Bar> length_bars(const Account& account) {
   return bars;
 }
 
-void add_row(std::string& page, const std::string& name, const Tally& tally, const Tally& of) {
+void add_page_row(std::string& page, const std::string& name, const Tally& tally, const Tally& of) {
   page += fmt::format(
       "<tr><td>{}</td><td>{}</td><td>{:.1f} %</td><td>{}</td><td>{:.1f} %</td></tr>",
       escape_markup(name), grouped(tally.documents), 100 * share(tally.documents, of.documents),
@@ -103,12 +103,12 @@ std::string account_page(const Account& account, const std::string& title) {
       "<th>bytes</th><th></th></tr>",
       escape_markup(title), kStyle, grouped(account.tokens), grouped(account.out.documents),
       grouped(account.out.bytes));
-  add_row(page, "in", account.in, account.in);
+  add_page_row(page, "in", account.in, account.in);
   for (const auto& [reason, tally] : account.dropped)
-    add_row(page, "− " + reason, tally, account.in);
+    add_page_row(page, "− " + reason, tally, account.in);
   if (account.bytes_cleaned != 0)
-    add_row(page, "− cleaning", {0, account.bytes_cleaned}, account.in);
-  add_row(page, "out", account.out, account.in);
+    add_page_row(page, "− cleaning", {0, account.bytes_cleaned}, account.in);
+  add_page_row(page, "out", account.out, account.in);
   page += "</table>";
   if (account.out.documents > 0) {
     page += "<h2>Languages, by tokens</h2>" +

@@ -16,7 +16,7 @@ constexpr int64_t kMinWords = 10;
 constexpr int64_t kMinShingles = 50;
 constexpr int64_t kShingleUnits = 5;
 
-double share(int64_t part, int64_t whole) {
+double ratio(int64_t part, int64_t whole) {
   return whole > 0 ? static_cast<double>(part) / static_cast<double>(whole) : 0;
 }
 
@@ -67,7 +67,7 @@ double Filters::repeated_line_share(std::string_view text) {
     all += bytes;
     if (!insert(XXH3_64bits(line.data(), line.size()))) repeated += bytes;
   }
-  return share(repeated, all);
+  return ratio(repeated, all);
 }
 
 double Filters::repeated_shingle_share(const TextFacts& facts) {
@@ -77,7 +77,7 @@ double Filters::repeated_shingle_share(const TextFacts& facts) {
   int64_t repeated = 0;
   for (int64_t i = 0; i < count; ++i)
     repeated += insert(shingle_hash(facts, i, kShingleUnits)) ? 0 : 1;
-  return share(repeated, count);
+  return ratio(repeated, count);
 }
 
 const char* Filters::reason_against(std::string_view text, const TextFacts& facts) {
@@ -87,7 +87,7 @@ const char* Filters::reason_against(std::string_view text, const TextFacts& fact
   if (facts.num_characters < config_.min_characters) return "too_short";
   if (config_.max_characters > 0 && facts.num_characters > config_.max_characters)
     return "too_long";
-  if (visible >= kMinSymbols && share(facts.num_symbols, visible) > config_.max_symbol_share)
+  if (visible >= kMinSymbols && ratio(facts.num_symbols, visible) > config_.max_symbol_share)
     return "symbols";
   if (config_.max_mean_line > 0 && facts.num_lines > 0 &&
       facts.num_characters / facts.num_lines > config_.max_mean_line)

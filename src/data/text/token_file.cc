@@ -7,7 +7,7 @@
 namespace fathom {
 namespace {
 
-struct Header {
+struct TokenFileHeader {
   char magic[8] = {'f', 't', 'h', 'm', 't', 'o', 'k', '1'};
   int64_t num_records = 0, num_tokens = 0;
 };
@@ -18,7 +18,7 @@ void write_token_file(FileSystem& files, const std::string& path,
                       std::span<const TokenRecord> records,
                       std::span<const std::vector<TokenId>> tokens) {
   FATHOM_CHECK_EQ(records.size(), tokens.size());
-  Header header;
+  TokenFileHeader header;
   header.num_records = std::ssize(records);
   for (const TokenRecord& record : records) header.num_tokens += record.num_tokens;
   const std::string temporary = path + ".tmp";
@@ -35,10 +35,10 @@ void write_token_file(FileSystem& files, const std::string& path,
 
 TokenFile::TokenFile(FileSystem& files, const std::string& path) : file_(files.map(path)) {
   const auto bytes = file_->bytes();
-  Header header;
+  TokenFileHeader header;
   FATHOM_CHECK(bytes.size() >= sizeof header, "{}: cut off", path);
   std::memcpy(&header, bytes.data(), sizeof header);
-  FATHOM_CHECK(std::memcmp(header.magic, Header{}.magic, sizeof header.magic) == 0,
+  FATHOM_CHECK(std::memcmp(header.magic, TokenFileHeader{}.magic, sizeof header.magic) == 0,
                "{}: no file of tokens", path);
   const auto records = static_cast<size_t>(header.num_records);
   const auto tokens = static_cast<size_t>(header.num_tokens);

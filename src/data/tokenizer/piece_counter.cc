@@ -9,7 +9,7 @@ namespace fathom {
 namespace {
 
 constexpr size_t kFirstSlots = 1 << 12;
-constexpr int64_t kReadBytes = 4 << 20;
+constexpr int64_t kBlockBytes = 4 << 20;
 
 uint64_t hash_of(std::string_view piece) {
   constexpr uint64_t kMultiplier = 0x9E3779B97F4A7C15u;
@@ -154,8 +154,8 @@ void PieceCounter::read_part(int64_t part, PieceTable& table) {
   for (int64_t offset = 0; offset < size;) {
     bytes.erase(0, at);
     at = 0;
-    bytes += config_.files->read_range(path, offset, kReadBytes);
-    offset += kReadBytes;
+    bytes += config_.files->read_range(path, offset, kBlockBytes);
+    offset += kBlockBytes;
     RecordHead head;
     while (bytes.size() - at >= sizeof head) {
       std::memcpy(&head, bytes.data() + at, sizeof head);
