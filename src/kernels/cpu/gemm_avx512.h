@@ -210,6 +210,17 @@ inline void store_tile_row(const GemmTile& t, int row, int vec, __m512 sum) {
   }
 }
 
+// Where a stream's sums go that are all there: an fp32 c that is added to is where they started.
+inline GemmTile result_of(const GemmStream& s) {
+  GemmTile out;
+  out.c = s.c;
+  out.ldc = s.ldc;
+  out.cols = s.lanes;
+  out.c_bf16 = s.c_bf16;
+  out.add_c = s.add_c && s.c_bf16;
+  return out;
+}
+
 // The same for whole fp32 rows, without branches in between: attention's tiles are short in k.
 template <bool kAdd, int kRows, int kVecs>
 inline void store_whole_tile(const GemmTile& t, const __m512 (&sum)[kRows][kVecs]) {

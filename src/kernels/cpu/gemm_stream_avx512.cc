@@ -56,12 +56,7 @@ void stream_lanes(const GemmStream& s, int64_t first_lane) {
     for (int m = 0; m < kRows; ++m)
       total[m] = from_c || begin > 0 ? _mm512_add_ps(total[m], sum[m]) : sum[m];
   }
-  GemmTile out;  // the sums are all there
-  out.c = s.c;
-  out.ldc = s.ldc;
-  out.cols = s.lanes;
-  out.c_bf16 = s.c_bf16;
-  out.add_c = s.add_c && s.c_bf16;
+  const GemmTile out = result_of(s);
   for (int m = 0; m < kRows; ++m)
     store_tile_row(out, m, static_cast<int>(first_lane / kLanes), total[m]);
 }

@@ -187,12 +187,7 @@ void stream_lanes(const GemmStream& s, int64_t first_lane) {
       b_scales += kStreamLanes;
     }
   }
-  GemmTile out;  // the sums are all there
-  out.c = s.c;
-  out.ldc = s.ldc;
-  out.cols = s.lanes;
-  out.c_bf16 = s.c_bf16;
-  out.add_c = s.add_c && s.c_bf16;
+  const GemmTile out = result_of(s);
   for (int m = 0; m < kRows; ++m)
     store_tile_row(out, m, static_cast<int>(first_lane / kLanes), total[m]);
 }
@@ -290,12 +285,7 @@ void stream_panels(const GemmStream& s, int64_t first_panel) {
       b_scales += kStreamLanes;
     }
   }
-  GemmTile out;  // the sums are all there
-  out.c = s.c;
-  out.ldc = s.ldc;
-  out.cols = s.lanes;
-  out.c_bf16 = s.c_bf16;
-  out.add_c = s.add_c && s.c_bf16;
+  const GemmTile out = result_of(s);
   for (int m = 0; m < kRows; ++m) {
     for (int p = 0; p < kPanels; ++p)
       store_tile_row(out, m, static_cast<int>(first_panel) + p, total[m][p]);
