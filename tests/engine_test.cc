@@ -1,7 +1,6 @@
 // The engine: a reply is a function of the request alone, whatever else runs, however pages and
 // prompts are cut, drafted or thrown out; and every page comes back.
 #include "infer/engine.h"
-#include "infer/prefix_store.h"
 
 #include <unistd.h>
 
@@ -384,34 +383,6 @@ TEST(Engine, TheDiskCacheSurvivesARestartAndDamageIsAMiss) {
   EXPECT_LE(ask(replies[4]).store.num_bytes, config.prefix_folder_bytes);
   for (const Reply& reply : replies) EXPECT_EQ(reply.tokens, replies[0].tokens);
   std::filesystem::remove_all(folder);
-}
-
-TEST(PrefixStore, ProcessesShareAFolder) {
-  FileSystem& files = local_file_system();
-  const std::string folder =
-      ::testing::TempDir() + "shared_prefix_store" + std::to_string(::getpid());
-  files.remove_all(folder);
-  PrefixStore one(files, folder, 1 << 20), other(files, folder, 1 << 20);
-  const std::vector<int32_t> tokens = random_tokens(64, 60, 1);
-  const UnitKey root = hash_unit("root", 4, 1), key = hash_unit("key", 3, 1);
-  const std::vector<std::byte> page(1000, std::byte{7});
-  std::vector<std::byte> found(1000);
-  EXPECT_FALSE(other.contains(key));
-  one.write(key, root, tokens, page);
-  one.flush();
-  ASSERT_TRUE(other.contains(key)) << "written since the other one looked";
-  ASSERT_TRUE(other.read(key, root, tokens, found));
-  EXPECT_EQ(found, page);
-  EXPECT_EQ(other.stats().num_files, 1);
-  other.write(key, root, tokens, page);
-  other.flush();
-  EXPECT_EQ(other.stats().num_written, 0) << "it is there";
-  files.remove_all(join_path(folder, to_hex(key) + ".unit"));
-  EXPECT_FALSE(other.read(key, root, tokens, found));
-  EXPECT_EQ(other.stats().num_damaged, 0) << "gone, not damaged";
-  EXPECT_EQ(other.stats().num_files, 0);
-  EXPECT_FALSE(other.contains(key));
-  files.remove_all(folder);
 }
 
 TEST(Engine, CancellationDeadlinesAndRefusalsTouchOneRequestOnly) {
