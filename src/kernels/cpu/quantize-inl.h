@@ -9,6 +9,7 @@
 #pragma once
 
 #include <cstring>
+#include <utility>
 
 #include "kernels/cpu/quantize_kernels.h"
 
@@ -19,6 +20,7 @@ constexpr int64_t kLanes = kVectorBytes / 4;
 typedef float F __attribute__((vector_size(kVectorBytes)));
 typedef uint32_t U __attribute__((vector_size(kVectorBytes)));
 typedef uint16_t H __attribute__((vector_size(kVectorBytes / 2)));
+typedef uint16_t W __attribute__((vector_size(kVectorBytes)));
 typedef uint8_t B __attribute__((vector_size(kVectorBytes / 4)));
 
 template <typename V, typename T>
@@ -139,7 +141,19 @@ void load_columns(const void* x_in, const float* scale, float* out, int64_t n) {
       });
 }
 
-uint32_t amax(const float* x, int64_t n) {
+template <int kStep, int... kLane>
+inline U larger_across(U v, std::integer_sequence<int, kLane...>) {
+  const U other = __builtin_shufflevector(v, v, (kLane ^ kStep)...);
+  return other > v ? other : v;
+}
+inline uint32_t largest_lane(U v) {
+  constexpr auto kAll = std::make_integer_sequence<int, static_cast<int>(kLanes)>{};
+  if constexpr (kLanes > 8) v = larger_across<8>(v, kAll);
+  return larger_across<1>(larger_across<2>(larger_across<4>(v, kAll), kAll), kAll)[0];
+}
+
+uint32_t amax_f32(const void* x_in, int64_t n) {
+  const auto* x = static_cast<const float*>(x_in);
   U largest{};
   const auto add = [&](F v) {
     const U magnitude = as_bits(v) & 0x7fffffffu;
@@ -148,9 +162,28 @@ uint32_t amax(const float* x, int64_t n) {
   for_vectors(
       n, [&](int64_t i) { add(Fp32::load(x + i)); },
       [&](int64_t i, int64_t count) { add(load_part<Fp32>(x + i, count)); });
-  uint32_t result = 0;
-  for (int64_t i = 0; i < kLanes; ++i) result = largest[i] > result ? largest[i] : result;
-  return result;
+  return largest_lane(largest);
+}
+
+uint32_t amax_bf16(const void* x_in, int64_t n) {
+  const auto* x = static_cast<const uint16_t*>(x_in);
+  W largest{};
+  const auto add = [&](const uint16_t* p) {
+    const W magnitude = load_as<W>(p) & 0x7fff;
+    largest = magnitude > largest ? magnitude : largest;
+  };
+  int64_t i = 0;
+  for (; i + 2 * kLanes <= n; i += 2 * kLanes) add(x + i);
+  if (i < n) {
+    uint16_t padded[2 * kLanes] = {};
+    std::memcpy(padded, x + i, static_cast<size_t>(n - i) * sizeof(padded[0]));
+    add(padded);
+  }
+  uint16_t lanes[2 * kLanes];
+  store_as(lanes, largest);
+  const U low = __builtin_convertvector(load_as<H>(lanes), U);
+  const U high = __builtin_convertvector(load_as<H>(lanes + kLanes), U);
+  return largest_lane(high > low ? high : low) << 16;
 }
 
 void amax_columns(const float* x, uint32_t* amax, int64_t n) {
@@ -170,13 +203,14 @@ void amax_columns(const float* x, uint32_t* amax, int64_t n) {
       });
 }
 
-template <typename Format>
-void store(const float* x, float scale, void* y_out, int64_t n) {
+template <typename Source, typename Format>
+void store(const void* x_in, float scale, void* y_out, int64_t n) {
+  const auto* x = static_cast<const typename Source::Element*>(x_in);
   auto* y = static_cast<typename Format::Element*>(y_out);
   for_vectors(
-      n, [&](int64_t i) { Format::store(y + i, Fp32::load(x + i) / broadcast(scale)); },
+      n, [&](int64_t i) { Format::store(y + i, Source::load(x + i) / broadcast(scale)); },
       [&](int64_t i, int64_t count) {
-        store_part<Format>(y + i, load_part<Fp32>(x + i, count) / broadcast(scale), count);
+        store_part<Format>(y + i, load_part<Source>(x + i, count) / broadcast(scale), count);
       });
 }
 
@@ -231,9 +265,12 @@ constexpr QuantizeKernels quantize_kernels() {
       .load = {load<Fp32>, load<Bf16>, load<E4M3>, load<E5M2>, load<E5M6>},
       .load_columns = {load_columns<Fp32>, load_columns<Bf16>, load_columns<E4M3>,
                        load_columns<E5M2>, load_columns<E5M6>},
-      .amax = amax,
+      .amax = {amax_f32, amax_bf16},
       .amax_columns = amax_columns,
-      .store = {store<Fp32>, store<Bf16>, store<E4M3>, store<E5M2>, store<E5M6>},
+      .store = {{store<Fp32, Fp32>, store<Fp32, Bf16>, store<Fp32, E4M3>, store<Fp32, E5M2>,
+                 store<Fp32, E5M6>},
+                {store<Bf16, Fp32>, store<Bf16, Bf16>, store<Bf16, E4M3>, store<Bf16, E5M2>,
+                 store<Bf16, E5M6>}},
       .store_columns = {store_columns<Fp32>, store_columns<Bf16>, store_columns<E4M3>,
                         store_columns<E5M2>, store_columns<E5M6>},
       .pack12 = pack12,

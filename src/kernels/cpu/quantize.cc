@@ -9,8 +9,8 @@
 namespace fathom::cpu {
 namespace {
 
-// Columns that a task takes at a time: with 128 rows of bf16 64 KiB, which stay in cache from the
-// first pass to the second.
+// Columns that a task takes at a time: 128 rows of them, read once as fp32, are 128 KiB, which stay
+// in the second-level cache from the first pass to the second.
 constexpr int64_t kColumns = 256;
 
 int format_of(DType dtype) {
@@ -78,8 +78,13 @@ class TileRows {
   int64_t num_experts_;
 };
 
-// Reads rows of a scaled or plain matrix as fp32. Columns [col, col + n) must begin at a multiple
-// of 128.
+// Where elements lie, and as what: kFormatF32 or kFormatBf16.
+struct Elements {
+  const void* data = nullptr;
+  int format = kFormatF32;
+};
+
+// Reads rows of a scaled or plain matrix. Columns [col, col + n) must begin at a multiple of 128.
 class Source {
  public:
   Source(const ScaledView& x, const QuantizeKernels& kernels)
@@ -87,8 +92,17 @@ class Source {
         load_(kernels.load[format_of(x.codes.dtype)]),
         load_columns_(kernels.load_columns[format_of(x.codes.dtype)]) {}
 
+  // As they lie if they have no scales, else as fp32 in `out`.
+  Elements read(int64_t row, int64_t col, int64_t n, int64_t tile, float* out) const {
+    const int format = format_of(x_.codes.dtype);
+    if (x_.grain == ScaleGrain::kNone && format < kNumPlainFormats)
+      return {code_at(x_.codes, row, col), format};
+    read_f32(row, col, n, tile, out);
+    return {out, kFormatF32};
+  }
+
   // `tile` is the tile row of a kColumn source.
-  void read(int64_t row, int64_t col, int64_t n, int64_t tile, float* out) const {
+  void read_f32(int64_t row, int64_t col, int64_t n, int64_t tile, float* out) const {
     const float* scales = static_cast<const float*>(x_.scales.data);
     switch (x_.grain) {
       case ScaleGrain::kNone:
@@ -155,25 +169,26 @@ class Quantizer {
   float* scales(int64_t i, int64_t j) const {
     return p_.y.scales.as<float>() + i * p_.y.scales.stride[0] + j;
   }
-  void read(int64_t row, int64_t col, int64_t n, float* out) const {
-    source_.read(row, col, n, row / kScaleTile, out);
+  Elements read(int64_t row, int64_t col, int64_t n, float* buffer) const {
+    return source_.read(row, col, n, row / kScaleTile, buffer);
   }
-  void write(const float* x, float scale, int64_t row, int64_t col, int64_t n) const {
+  uint32_t amax(const Elements& x, int64_t n) const { return kernels_.amax[x.format](x.data, n); }
+  void write(const Elements& x, float scale, int64_t row, int64_t col, int64_t n) const {
     void* y = code_at_out(p_.y.codes, row, col);
     if (std::isnan(scale)) {
       std::fill_n(static_cast<std::byte*>(y), n * dtype_bytes(p_.y.codes.dtype), std::byte{0});
     } else {
-      kernels_.store[format_](x, scale, y, n);
+      kernels_.store[x.format][format_](x.data, scale, y, n);
     }
   }
 
   void by_row() const {
     for_rows(ctx_, rows_, cols_, [&](int64_t row, int) {
-      float x[kScaleTile];
+      float buffer[kScaleTile];
       for (int64_t col = 0; col < cols_; col += kScaleTile) {
         const int64_t n = std::min(kScaleTile, cols_ - col);
-        read(row, col, n, x);
-        const float scale = scale_from(kernels_.amax(x, n));
+        const Elements x = read(row, col, n, buffer);
+        const float scale = scale_from(amax(x, n));
         *scales(row, col / kScaleTile) = scale;
         write(x, scale, row, col, n);
       }
@@ -184,14 +199,17 @@ class Quantizer {
     const TileRows tiles(rows_, p_.offsets, p_.num_experts);
     const int64_t num_tiles = column_tile_rows(rows_, p_.offsets, p_.num_experts),
                   chunks = div_up(cols_, kColumns);
-    ctx_.threads().parallel_for(num_tiles * chunks, [&](int64_t index, int) {
+    ctx_.threads().parallel_for(num_tiles * chunks, [&](int64_t index, int thread_idx) {
       const int64_t tile = index / chunks, col = index % chunks * kColumns;
       const int64_t n = std::min(kColumns, cols_ - col);
       const auto [begin, end] = tiles.of(tile);
-      float x[kColumns];
+      Scratch& scratch = ctx_.thread_scratch(thread_idx);
+      Scratch::Mark mark(scratch);
+      float* rows = scratch.allocate<float>((end - begin) * n, "quantize.rows");
       uint32_t amax[kColumns] = {};
       for (int64_t row = begin; row < end; ++row) {
-        read(row, col, n, x);
+        float* x = rows + (row - begin) * n;
+        source_.read_f32(row, col, n, row / kScaleTile, x);
         kernels_.amax_columns(x, amax, n);
       }
       float* scale = scales(tile, col);
@@ -201,10 +219,10 @@ class Quantizer {
         finite = finite && !std::isnan(scale[i]);
       }
       for (int64_t row = begin; row < end; ++row) {
-        read(row, col, n, x);
+        float* x = rows + (row - begin) * n;
         if (!finite) {  // such a column's codes are 0
           for (int64_t i = 0; i < n; ++i) x[i] = std::isnan(scale[i]) ? 0.0f : x[i] / scale[i];
-          kernels_.store[format_](x, 1.0f, code_at_out(p_.y.codes, row, col), n);
+          kernels_.store[kFormatF32][format_](x, 1.0f, code_at_out(p_.y.codes, row, col), n);
         } else {
           kernels_.store_columns[format_](x, scale, code_at_out(p_.y.codes, row, col), n);
         }
@@ -218,18 +236,14 @@ class Quantizer {
       const int64_t i = index / block_cols, j = index % block_cols;
       const int64_t begin = i * kScaleTile, end = std::min(rows_, begin + kScaleTile);
       const int64_t col = j * kScaleTile, n = std::min(kScaleTile, cols_ - col);
-      float x[kScaleTile];
-      uint32_t amax = 0;
-      for (int64_t row = begin; row < end; ++row) {
-        read(row, col, n, x);
-        amax = std::max(amax, kernels_.amax(x, n));
-      }
-      const float scale = scale_from(amax);
+      float buffer[kScaleTile];
+      uint32_t largest = 0;
+      for (int64_t row = begin; row < end; ++row)
+        largest = std::max(largest, amax(read(row, col, n, buffer), n));
+      const float scale = scale_from(largest);
       *scales(i, j) = scale;
-      for (int64_t row = begin; row < end; ++row) {
-        read(row, col, n, x);
-        write(x, scale, row, col, n);
-      }
+      for (int64_t row = begin; row < end; ++row)
+        write(read(row, col, n, buffer), scale, row, col, n);
     });
   }
 
@@ -238,26 +252,24 @@ class Quantizer {
     TensorView largest = ctx_.scratch().allocate(DType::kI32, Shape{rows_}, "quantize.row_amax");
     int32_t* row_amax = largest.as<int32_t>();  // bits of magnitudes: not negative
     for_rows(ctx_, rows_, cols_, [&](int64_t row, int) {
-      float x[kScaleTile];
-      uint32_t amax = 0;
+      float buffer[kScaleTile];
+      uint32_t largest_of_row = 0;
       for (int64_t col = 0; col < cols_; col += kScaleTile) {
         const int64_t n = std::min(kScaleTile, cols_ - col);
-        read(row, col, n, x);
-        amax = std::max(amax, kernels_.amax(x, n));
+        largest_of_row = std::max(largest_of_row, amax(read(row, col, n, buffer), n));
       }
-      row_amax[row] = static_cast<int32_t>(amax);
+      row_amax[row] = static_cast<int32_t>(largest_of_row);
     });
-    uint32_t amax = 0;
+    uint32_t largest_of_all = 0;
     for (int64_t row = 0; row < rows_; ++row)
-      amax = std::max(amax, static_cast<uint32_t>(row_amax[row]));
-    const float scale = scale_from(amax);
+      largest_of_all = std::max(largest_of_all, static_cast<uint32_t>(row_amax[row]));
+    const float scale = scale_from(largest_of_all);
     *scales(0, 0) = scale;
     for_rows(ctx_, rows_, cols_, [&](int64_t row, int) {
-      float x[kScaleTile];
+      float buffer[kScaleTile];
       for (int64_t col = 0; col < cols_; col += kScaleTile) {
         const int64_t n = std::min(kScaleTile, cols_ - col);
-        read(row, col, n, x);
-        write(x, scale, row, col, n);
+        write(read(row, col, n, buffer), scale, row, col, n);
       }
     });
   }
@@ -280,13 +292,13 @@ void quantize(Context& ctx, const QuantizeParams& p, const QuantizeKernels& kern
 void dequantize(Context& ctx, const DequantizeParams& p, const QuantizeKernels& kernels) {
   const int64_t rows = p.y.dim(0), cols = p.y.dim(1);
   const Source source(p.x, kernels);
-  const auto store = kernels.store[format_of(p.y.dtype)];
+  const auto store = kernels.store[kFormatF32][format_of(p.y.dtype)];
   const auto write_row = [&](int64_t row, int64_t tile) {
-    float x[kScaleTile];
+    float buffer[kScaleTile];
     for (int64_t col = 0; col < cols; col += kScaleTile) {
       const int64_t n = std::min(kScaleTile, cols - col);
-      source.read(row, col, n, tile, x);
-      store(x, 1.0f, code_at_out(p.y, row, col), n);
+      source.read_f32(row, col, n, tile, buffer);
+      store(buffer, 1.0f, code_at_out(p.y, row, col), n);
     }
   };
   if (p.x.grain == ScaleGrain::kColumn) {
