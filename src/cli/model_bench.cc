@@ -87,7 +87,8 @@ void ModelBenchArguments::declare(CommandLine& line) {
            "measure the engine on a model of this config.json with made-up weights");
   line.add("--save", save,
            "also write the made-up model to this folder, so that others can run it");
-  line.add("--precision", precision, "format of weights and activations").one_of(policy_names());
+  line.add("--precision", precision, "format of weights and activations")
+      .one_of(inference_policy_names());
   line.add("--cache", cache, "format of the latent cache").one_of({"bf16", "fp32", "fp8"});
   line.add("--prompt-tokens", prompt_tokens, "length of prompts; 0: not measured").at_least(0);
   line.add("--gen-tokens", gen_tokens, "tokens decoded; 0: not measured").at_least(0);

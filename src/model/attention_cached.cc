@@ -6,7 +6,6 @@
 #include "model/step_bytes.h"
 
 namespace fathom {
-namespace {}  // namespace
 
 void Attention::forward_cached(Context& ctx, std::span<const CachedSequence> sequences,
                                const RowLayout& rows, const TensorView& x_TD,
