@@ -21,6 +21,7 @@ namespace {
 constexpr int kTileRows = 14;
 constexpr int kTileVecs = 2;
 constexpr int kLanes = 16;
+constexpr int64_t kLine = 64;  // bytes of a cache line
 
 inline __mmask16 lane_mask(int64_t count) {
   return static_cast<__mmask16>(count >= kLanes ? 0xffff : count <= 0 ? 0 : (1u << count) - 1);
@@ -247,9 +248,10 @@ inline void take_turn(Ask& ask) {
 // sum = the products of k_groups groups; a and b move on behind them.
 // Ops::multiply_add(sum, word of a broadcast, words of b).
 template <typename Ops, int kRows, int kVecs>
-inline __attribute__((always_inline)) void sum_groups(const char*& a, const char*& b,
-                                                      int64_t k_groups, Ask* ask, Ask* ask_shared,
+inline __attribute__((always_inline)) void sum_groups(const GemmTile& t, const char*& a,
+                                                      const char*& b, int64_t k_groups,
                                                       __m512 (&sum)[kRows][kVecs]) {
+  const int64_t group_bytes = t.b_group_bytes, vector_bytes = t.b_vector_bytes;
 #pragma GCC unroll 14
   for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 2
@@ -257,12 +259,12 @@ inline __attribute__((always_inline)) void sum_groups(const char*& a, const char
   }
   for (int64_t group = 0; group < k_groups; ++group) {
     if (group % kAskGroups == 0) {
-      if (ask != nullptr) take_turn(*ask);
-      if (ask_shared != nullptr) take_turn(*ask_shared);
+      if (t.ask != nullptr) take_turn(*t.ask);
+      if (t.ask_shared != nullptr) take_turn(*t.ask_shared);
     }
     __m512i b_words[kVecs];
 #pragma GCC unroll 2
-    for (int v = 0; v < kVecs; ++v) b_words[v] = _mm512_loadu_si512(b + v * 64);
+    for (int v = 0; v < kVecs; ++v) b_words[v] = _mm512_loadu_si512(b + v * vector_bytes);
 #pragma GCC unroll 14
     for (int i = 0; i < kRows; ++i) {
       int32_t word;
@@ -272,7 +274,7 @@ inline __attribute__((always_inline)) void sum_groups(const char*& a, const char
       for (int v = 0; v < kVecs; ++v) sum[i][v] = Ops::multiply_add(sum[i][v], a_word, b_words[v]);
     }
     a += kTileRows * 4;
-    b += kTileVecs * 64;
+    b += group_bytes;
   }
 }
 
@@ -281,7 +283,7 @@ void tile(const GemmTile& t) {
   __m512 sum[kRows][kVecs];
   const char* a = static_cast<const char*>(t.a);
   const char* b = static_cast<const char*>(t.b);
-  sum_groups<Ops>(a, b, t.k_groups, t.ask, t.ask_shared, sum);
+  sum_groups<Ops>(t, a, b, t.k_groups, sum);
   if (t.cols == kVecs * kLanes && t.init == nullptr && !t.c_bf16) {
     if (t.add_c) {
       store_whole_tile<true>(t, sum);
@@ -297,47 +299,54 @@ void tile(const GemmTile& t) {
   }
 }
 
-// so_far = fma(sum, a scale * b scale, so_far or zero)
-template <bool kFromZero, int kRows, int kVecs>
-inline void promote(const float* a_scales, const float* b_scales, const __m512 (&sum)[kRows][kVecs],
-                    float* so_far, int64_t ld) {
+// What was promoted before: row i at data[i * ld]. It lies in c (or init) at first and in a buffer
+// of the tile's own after that: 28 registers hold a slice's sums, and rows of c, a power of two
+// apart as often as not, would drive each other out of the first-level cache at every slice.
+struct Promoted {
+  const float* data = nullptr;
+  int64_t ld = 0;
+};
+alignas(64) constexpr float kNoSums[kTileVecs * kLanes] = {};
+
+// sum = fma(sum, a scale * b scale, before); of the last vector's columns those of `mask` exist.
+// kStore: written to `to` as well, [kRows][kVecs * kLanes].
+template <bool kStore, int kRows, int kVecs>
+inline __attribute__((always_inline)) void promote(const float* a_scales, const float* b_scales,
+                                                   Promoted before, __mmask16 mask,
+                                                   __m512 (&sum)[kRows][kVecs], float* to) {
+  const auto load = [&](int v) __attribute__((always_inline)) {
+    const float* at = before.data + v * kLanes;
+    return v + 1 < kVecs ? _mm512_loadu_ps(at) : _mm512_maskz_loadu_ps(mask, at);
+  };
   __m512 b_scale[kVecs];
 #pragma GCC unroll 2
   for (int v = 0; v < kVecs; ++v) b_scale[v] = _mm512_loadu_ps(b_scales + v * kLanes);
 #pragma GCC unroll 14
-  for (int i = 0; i < kRows; ++i, so_far += ld) {
+  for (int i = 0; i < kRows; ++i, before.data += before.ld) {
     const __m512 a_scale = _mm512_set1_ps(a_scales[i]);
 #pragma GCC unroll 2
     for (int v = 0; v < kVecs; ++v) {
-      const __m512 before = kFromZero ? _mm512_setzero_ps() : _mm512_loadu_ps(so_far + v * kLanes);
-      _mm512_storeu_ps(so_far + v * kLanes,
-                       _mm512_fmadd_ps(sum[i][v], _mm512_mul_ps(a_scale, b_scale[v]), before));
+      sum[i][v] = _mm512_fmadd_ps(sum[i][v], _mm512_mul_ps(a_scale, b_scale[v]), load(v));
+      if (kStore) _mm512_store_ps(to + (i * kVecs + v) * kLanes, sum[i][v]);
     }
   }
 }
 
-// The promoted sums lie in c where c is fp32 and the tile is whole, else beside it: 28 registers
-// hold the slice's sums, and reading and writing 1,792 bytes of the first-level cache every 1,792
-// multiply-adds costs a few per cent.
 template <typename Ops, int kRows, int kVecs>
 void scaled_tile(const GemmTile& t) {
   alignas(64) float beside[kRows][kVecs * kLanes];
-  const bool in_place = !t.c_bf16 && t.cols == kVecs * kLanes;
-  float* so_far = in_place ? static_cast<float*>(t.c) : beside[0];
-  const int64_t ld = in_place ? t.ldc : kVecs * kLanes;
-  const float* start = t.init != nullptr      ? t.init
-                       : !t.c_bf16 && t.add_c ? static_cast<const float*>(t.c)
-                                              : nullptr;
-  const int64_t ld_start = t.init != nullptr ? t.ld_init : t.ldc;
-  bool from_zero = start == nullptr;
-  if (!from_zero && start != so_far) {
-    for (int i = 0; i < kRows; ++i) {
-      for (int v = 0; v < kVecs; ++v) {
-        const int64_t lane = v * kLanes;
-        _mm512_storeu_ps(
-            so_far + i * ld + lane,
-            _mm512_maskz_loadu_ps(lane_mask(t.cols - lane), start + i * ld_start + lane));
-      }
+  const __mmask16 mask = lane_mask(t.cols - (kVecs - 1) * kLanes);
+  Promoted before = {kNoSums, 0};
+  if (t.init != nullptr) {
+    before = {t.init, t.ld_init};
+  } else if (!t.c_bf16 && t.add_c) {
+    before = {static_cast<const float*>(t.c), t.ldc};
+  }
+  if (before.data != kNoSums) {
+    if (t.k_groups == 0) return;       // nothing is added
+    for (int i = 0; i < kRows; ++i) {  // they come while the first slice is summed
+      for (int v = 0; v < kVecs; ++v)
+        _mm_prefetch(before.data + i * before.ld + v * kLanes, _MM_HINT_T0);
     }
   }
   const char* a = static_cast<const char*>(t.a);
@@ -345,31 +354,26 @@ void scaled_tile(const GemmTile& t) {
   const float *a_scales = t.a_scales, *b_scales = t.b_scales;
   constexpr int64_t kSliceGroups = kSliceK / Ops::k_step;
   __m512 sum[kRows][kVecs];
-  // Without k there is one empty slice, whose scales do not exist.
-  if (t.k_groups == 0 && from_zero) {
-    sum_groups<Ops>(a, b, 0, nullptr, nullptr, sum);
-    for (int i = 0; i < kRows; ++i) {
-      for (int v = 0; v < kVecs; ++v) _mm512_storeu_ps(so_far + i * ld + v * kLanes, sum[i][v]);
+  for (int64_t left = t.k_groups;; left -= kSliceGroups) {
+    sum_groups<Ops>(t, a, b, left < kSliceGroups ? left : kSliceGroups, sum);
+    if (t.k_groups == 0) break;  // its scales do not exist
+    if (left <= kSliceGroups) {
+      promote<false>(a_scales, b_scales, before, mask, sum, nullptr);
+      break;
     }
-  }
-  for (int64_t left = t.k_groups; left > 0; left -= kSliceGroups) {
-    sum_groups<Ops>(a, b, left < kSliceGroups ? left : kSliceGroups, t.ask, t.ask_shared, sum);
-    if (from_zero) {
-      promote<true>(a_scales, b_scales, sum, so_far, ld);
-    } else {
-      promote<false>(a_scales, b_scales, sum, so_far, ld);
-    }
-    from_zero = false;
+    promote<true>(a_scales, b_scales, before, mask, sum, beside[0]);
+    before = {beside[0], kVecs * kLanes};
     a_scales += kTileRows;
     b_scales += kTileVecs * kLanes;
   }
-  if (in_place) return;
+  if (t.cols == kVecs * kLanes && !t.c_bf16) return store_whole_tile<false>(t, sum);
   GemmTile out = t;  // the sums are all there
   out.init = nullptr;
   out.add_c = t.c_bf16 && t.add_c;
+#pragma GCC unroll 14
   for (int i = 0; i < kRows; ++i) {
-    for (int v = 0; v < kVecs; ++v)
-      store_tile_row(out, i, v, _mm512_load_ps(beside[i] + v * kLanes));
+#pragma GCC unroll 2
+    for (int v = 0; v < kVecs; ++v) store_tile_row(out, i, v, sum[i][v]);
   }
 }
 

@@ -223,7 +223,7 @@ void pack_bf16_panels(const void* src, int64_t ld, int64_t lanes, int64_t k, int
 }
 
 // A line holds two words of each lane.
-template <const ByteTables& kTables>
+template <typename Lines>
 void pack_code_panels(const void* src, int64_t ld, int64_t lanes, int64_t k, int64_t width,
                       void* panel) {
   const int64_t lines = k / 4;
@@ -232,7 +232,7 @@ void pack_code_panels(const void* src, int64_t ld, int64_t lanes, int64_t k, int
     char* out = static_cast<char*>(panel) + lane * 4;
     for (int64_t i = 0; i < lines; ++i, out += 2 * width * 4) {
       __m512i words[2] = {_mm512_setzero_si512(), _mm512_setzero_si512()};
-      if (lane < lanes) Fp8PanelLines<kTables>::words(_mm512_loadu_si512(line + i * kLine), words);
+      if (lane < lanes) Lines::words(_mm512_loadu_si512(line + i * kLine), words);
       _mm512_storeu_si512(out, words[0]);
       _mm512_storeu_si512(out + width * 4, words[1]);
     }
@@ -311,12 +311,14 @@ const GemmKernels kGemmAvx512Bf16 = {
     .packed_bytes = 2,
     .pack_k_contiguous = {pack_k_contiguous<RoundedPairs>, pack_by_lines<Bf16Lines>,
                           pack_by_lines<Fp8Lines<kE4m3>>, pack_by_lines<Fp8Lines<kE5m2>>,
-                          pack_k_contiguous<E5m6Pairs>, pack_bf16_panels, pack_code_panels<kE4m3>},
+                          pack_k_contiguous<E5m6Pairs>, pack_bf16_panels,
+                          pack_code_panels<Fp8PanelLines<kE4m3>>, pack_code_panels<I8PanelLines>},
     .pack_lane_contiguous = {pack_lane_contiguous<RoundedPairs>, pack_by_rows<Bf16Rows>,
                              pack_by_rows<Fp8Rows<kE4m3>>, pack_by_rows<Fp8Rows<kE5m2>>,
                              pack_lane_contiguous<E5m6Pairs>},
     .tile = any_tile<DotOps, false>,
     .scaled_tile = any_tile<DotOps, true>,
+    .takes_panels = true,
     .stream = &kStreamAvx512Bf16,
 };
 

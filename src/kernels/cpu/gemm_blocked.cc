@@ -92,6 +92,10 @@ class Multiplier {
   int64_t panel_bytes(const Side& s, int64_t k) const {
     return s.width * round_up(k, kernels_.k_step) * kernels_.packed_bytes;
   }
+  // Tiles read it where it lies: it is not packed.
+  bool is_ready(const Side& s) const {
+    return kernels_.takes_panels && s.source == kSourceBf16Panels && !kind_.scaled;
+  }
   void pack(const Side& s, int64_t panel, int64_t k_begin, int64_t k_count, std::byte* out) const;
   // Scales of a panel for the slices of k elements.
   int64_t panel_scales(const Side& s, int64_t k) const {
@@ -99,8 +103,8 @@ class Multiplier {
   }
   void pack_scales(const Side& s, int64_t panel, int64_t k_begin, int64_t k_count,
                    float* out) const;
-  // Where a shared panel's block of k lies.
-  std::byte* shared_panel(const Job& job, int64_t panel, int64_t k_begin, int64_t k_count) const {
+  // Where a packed shared panel's block of k lies.
+  std::byte* packed_panel(const Job& job, int64_t panel, int64_t k_begin, int64_t k_count) const {
     return job.packed + panel_bytes(job.shared, k_begin) * job.shared.num_panels() +
            panel_bytes(job.shared, k_count) * panel;
   }
@@ -112,7 +116,7 @@ class Multiplier {
                     int64_t num_tiles) const;
   void run_item(const Job& job, int64_t item, int thread_idx) const;
   void run_stream(const Job& job, int64_t item, const void* next_rows, int thread_idx) const;
-  void run_tile(const Job& job, int64_t own_panel, const std::byte* own, const float* own_scales,
+  void run_tile(const Job& job, int64_t own_panel, const void* own, const float* own_scales,
                 int64_t shared_panel_idx, int64_t k_begin, int64_t k_count, float* partial,
                 int64_t partial_own, int64_t partial_shared, int64_t ld_partial, Ask* ask,
                 Ask* ask_shared) const;
@@ -224,11 +228,13 @@ void Multiplier::run_batch(Job* jobs, int64_t num_jobs) {
     job.first_item = num_items;
     job.first_pack = num_packs;
     num_items += job.num_blocks * job.num_parts;
-    num_packs += shared_panels;
-    const int64_t job_bytes = shared_panels * panel_bytes(job.shared, k);
-    pack_bytes += job_bytes;
-    job.packed = reinterpret_cast<std::byte*>(
-        ctx_.scratch().allocate<uint8_t>(job_bytes, "gemm_shared_panels"));
+    if (!is_ready(job.shared)) {
+      num_packs += shared_panels;
+      const int64_t job_bytes = shared_panels * panel_bytes(job.shared, k);
+      pack_bytes += job_bytes;
+      job.packed = reinterpret_cast<std::byte*>(
+          ctx_.scratch().allocate<uint8_t>(job_bytes, "gemm_shared_panels"));
+    }
     if (kind_.scaled) {
       job.packed_scales = ctx_.scratch().allocate<float>(
           shared_panels * panel_scales(job.shared, k), "gemm_shared_scales");
@@ -278,6 +284,16 @@ void Multiplier::pack_scales(const Side& s, int64_t panel, int64_t k_begin, int6
   const int64_t first_lane = grid.first_lane + s.first_lane + lane;
   const int64_t slice_begin = k_begin / kSliceK, slice_end = div_up(k_begin + k_count, kSliceK);
   for (int64_t slice = slice_begin; slice < slice_end; ++slice, out += s.width) {
+    if (grid.panels != nullptr) {
+      const bf16* scales = grid.panels + slice * grid.slice_stride;
+      for (int64_t i = 0; i < lanes; ++i) {
+        const int64_t of = first_lane + i;
+        out[i] = static_cast<float>(
+            scales[of / kSourcePanelRows * grid.lane_stride + of % kSourcePanelRows]);
+      }
+      std::fill(out + lanes, out + s.width, 0.0f);
+      continue;
+    }
     if (grid.data == nullptr) {
       std::fill_n(out, s.width, 1.0f);
       continue;
@@ -298,7 +314,7 @@ void Multiplier::pack_shared(const Job& job, int64_t panel) const {
   const int64_t k = job.product->k;
   for (int64_t k_begin = 0; k_begin < k; k_begin += kBlockK) {
     const int64_t k_count = std::min(kBlockK, k - k_begin);
-    pack(job.shared, panel, k_begin, k_count, shared_panel(job, panel, k_begin, k_count));
+    pack(job.shared, panel, k_begin, k_count, packed_panel(job, panel, k_begin, k_count));
   }
   if (kind_.scaled)
     pack_scales(job.shared, panel, 0, k, job.packed_scales + panel * panel_scales(job.shared, k));
@@ -349,8 +365,12 @@ void Multiplier::run_item(const Job& job, int64_t item, int thread_idx) const {
   const int64_t shared_end = std::min(shared_begin + job.part_panels, job.shared.num_panels());
   const int64_t own_lanes = (own_end - own_begin) * job.own.width;
   const int64_t shared_lanes = (shared_end - shared_begin) * job.shared.width;
-  auto* own = reinterpret_cast<std::byte*>(scratch.allocate<uint8_t>(
-      (own_end - own_begin) * panel_bytes(job.own, std::min(k, kBlockK)), "gemm_own_panels"));
+  const bool own_ready = is_ready(job.own);
+  std::byte* own = own_ready
+                       ? nullptr
+                       : reinterpret_cast<std::byte*>(scratch.allocate<uint8_t>(
+                             (own_end - own_begin) * panel_bytes(job.own, std::min(k, kBlockK)),
+                             "gemm_own_panels"));
   const int64_t block_scales = panel_scales(job.own, std::min(k, kBlockK));
   float* own_scales = kind_.scaled ? scratch.allocate<float>((own_end - own_begin) * block_scales,
                                                              "gemm_own_scales")
@@ -364,10 +384,11 @@ void Multiplier::run_item(const Job& job, int64_t item, int thread_idx) const {
   Ask ask, ask_shared;
   const auto tile = [&](int64_t o, int64_t s, int64_t k_begin, int64_t k_count,
                         int64_t own_panel_bytes) {
-    run_tile(job, o, own + (o - own_begin) * own_panel_bytes,
-             own_scales + (o - own_begin) * block_scales, s, k_begin, k_count, partial,
-             (o - own_begin) * job.own.width, (s - shared_begin) * job.shared.width, ld_partial,
-             &ask, &ask_shared);
+    const void* own_panel = own_ready ? job.own.at(o * job.own.width, k_begin)
+                                      : own + (o - own_begin) * own_panel_bytes;
+    run_tile(job, o, own_panel, own_scales + (o - own_begin) * block_scales, s, k_begin, k_count,
+             partial, (o - own_begin) * job.own.width, (s - shared_begin) * job.shared.width,
+             ld_partial, &ask, &ask_shared);
   };
   const bool is_far = panel_bytes(job.shared, k) * job.shared.num_panels() > kFarBytes;
   // k = 0 still has to write zeros.
@@ -389,7 +410,7 @@ void Multiplier::run_item(const Job& job, int64_t item, int thread_idx) const {
     const bool few_shared =
         shared_end - shared_begin <= 2;  // use the own panel while it is in the first-level cache
     for (int64_t o = own_begin; o < own_end; ++o) {
-      pack(job.own, o, k_begin, k_count, own + (o - own_begin) * own_panel_bytes);
+      if (!own_ready) pack(job.own, o, k_begin, k_count, own + (o - own_begin) * own_panel_bytes);
       if (kind_.scaled)
         pack_scales(job.own, o, k_begin, k_count, own_scales + (o - own_begin) * block_scales);
       if (!few_shared) continue;
@@ -398,11 +419,13 @@ void Multiplier::run_item(const Job& job, int64_t item, int thread_idx) const {
     }
     if (few_shared) continue;
     for (int64_t s = shared_begin; s < shared_end; ++s) {
-      ask_shared =
-          is_far && s + 1 < shared_end
-              ? ask_for_panel(shared_panel(job, s + 1, k_begin, k_count),
-                              panel_bytes(job.shared, k_count), k_count, own_end - own_begin)
-              : Ask{};
+      ask_shared = {};
+      if (s + 1 < shared_end && is_ready(job.shared)) {
+        ask_shared = ask_for(job.shared, s + 1, s + 2, k_begin, k_count, own_end - own_begin);
+      } else if (s + 1 < shared_end && is_far) {
+        ask_shared = ask_for_panel(packed_panel(job, s + 1, k_begin, k_count),
+                                   panel_bytes(job.shared, k_count), k_count, own_end - own_begin);
+      }
       for (int64_t o = own_begin; o < own_end; ++o) tile(o, s, k_begin, k_count, own_panel_bytes);
     }
   }
@@ -440,13 +463,16 @@ void Multiplier::run_stream(const Job& job, int64_t item, const void* next_rows,
   }
 }
 
-void Multiplier::run_tile(const Job& job, int64_t own_panel, const std::byte* own,
+void Multiplier::run_tile(const Job& job, int64_t own_panel, const void* own,
                           const float* own_scales, int64_t shared_panel_idx, int64_t k_begin,
                           int64_t k_count, float* partial, int64_t partial_own,
                           int64_t partial_shared, int64_t ld_partial, Ask* ask,
                           Ask* ask_shared) const {
   const Product& p = *job.product;
-  const std::byte* shared = shared_panel(job, shared_panel_idx, k_begin, k_count);
+  const Side& b_side = job.b_shared ? job.shared : job.own;
+  const void* shared = is_ready(job.shared)
+                           ? job.shared.at(shared_panel_idx * job.shared.width, k_begin)
+                           : packed_panel(job, shared_panel_idx, k_begin, k_count);
   const int64_t own_lane = own_panel * job.own.width,
                 own_lanes = std::min(job.own.width, job.own.lanes - own_lane);
   const int64_t part_lane = shared_panel_idx * job.shared.width;
@@ -462,6 +488,10 @@ void Multiplier::run_tile(const Job& job, int64_t own_panel, const std::byte* ow
   t.rows = job.b_shared ? own_lanes : shared_lanes;
   t.cols = job.b_shared ? shared_lanes : own_lanes;
   t.ldc = p.ldc;
+  if (is_ready(b_side)) {
+    t.b_group_bytes = kSourcePanelRows * kernels_.k_step * source_bytes(b_side.source);
+    t.b_vector_bytes = kSourcePanelRows * b_side.ld * source_bytes(b_side.source);
+  }
   t.ask = ask;
   t.ask_shared = ask_shared;
   const bool first = k_begin == 0, last = k_begin + k_count >= p.k;

@@ -12,6 +12,9 @@ struct ScaleGrid {
   const float* data = nullptr;  // null: 1
   int64_t first_lane = 0, lanes_per_scale = 1;
   int64_t lane_stride = 0, slice_stride = 0;
+  // In place of data the scales of kSourceI8Panels: (lane / 16, slice, lane % 16) at panels[lane /
+  // 16 * lane_stride + slice * slice_stride + lane % 16].
+  const bf16* panels = nullptr;
 };
 
 // One product of a list; leading dimensions in elements.

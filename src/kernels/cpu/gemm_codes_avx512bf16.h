@@ -55,5 +55,34 @@ inline DecodedBytes decode_bytes(__m512i codes) {
   return {low, _mm512_ternarylogic_epi64(high, codes, _mm512_set1_epi8(-128), 0xf8)};
 }
 
+// The magnitudes of codes of i8; 0 has no exponent.
+constexpr ByteTables integer_tables() {
+  ByteTables t;
+  for (int n = 1; n < 128; ++n) {
+    int exponent = 6, mantissa = n;
+    for (; mantissa < 64; mantissa <<= 1) --exponent;
+    const int bits = (exponent + 127) << 7 | (mantissa & 63) << 1;
+    t.high[static_cast<size_t>(n)] = static_cast<uint8_t>(bits >> 8);
+    t.low[static_cast<size_t>(n)] = static_cast<uint8_t>(bits & 0xff);
+  }
+  return t;
+}
+constexpr ByteTables kIntegers = integer_tables();
+static_assert(kIntegers.high[127] == 0x42 && kIntegers.low[127] == 0xfe);
+static_assert(kIntegers.high[1] == 0x3f && kIntegers.low[1] == 0x80);
+
+// The same of 64 codes of i8.
+inline DecodedBytes decode_integers(__m512i codes) {
+  const auto [low, high] = decode_bytes<kIntegers>(_mm512_abs_epi8(codes));
+  return {low, _mm512_ternarylogic_epi64(high, codes, _mm512_set1_epi8(-128), 0xf8)};
+}
+
+// Of a line of panels (kernels/panel.h): even bytes are one pair of columns, odd ones the next.
+inline void panel_words(const DecodedBytes& bytes, __m512i (&out)[2]) {
+  const __m512i upper = _mm512_set1_epi16(int16_t{-0x100});
+  out[0] = _mm512_ternarylogic_epi64(upper, _mm512_slli_epi16(bytes.high, 8), bytes.low, 0xca);
+  out[1] = _mm512_ternarylogic_epi64(upper, bytes.high, _mm512_srli_epi16(bytes.low, 8), 0xca);
+}
+
 }  // namespace
 }  // namespace fathom::cpu

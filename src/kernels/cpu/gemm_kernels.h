@@ -36,13 +36,14 @@ enum Source : uint8_t {
   kSourceE5m2,
   kSourceE5m6,
   kSourceBf16Panels,
-  kSourceE4m3Panels
+  kSourceE4m3Panels,
+  kSourceI8Panels
 };
-inline constexpr int kNumSources = 7;
-constexpr bool is_panels(Source s) { return s == kSourceBf16Panels || s == kSourceE4m3Panels; }
+inline constexpr int kNumSources = 8;
+constexpr bool is_panels(Source s) { return s >= kSourceBf16Panels; }
 inline constexpr int64_t kSourcePanelRows = 16;
 constexpr int64_t source_bytes(Source s) {
-  if (s == kSourceE4m3 || s == kSourceE5m2 || s == kSourceE4m3Panels) return 1;
+  if (s == kSourceE4m3 || s == kSourceE5m2 || s > kSourceBf16Panels) return 1;
   return s == kSourceF32 ? 4 : 2;
 }
 
@@ -60,6 +61,9 @@ inline constexpr int64_t kAskGroups = 16;
 struct GemmTile {
   const void* a = nullptr;  // one panel of mr rows
   const void* b = nullptr;  // one panel of nr columns
+  // Of b, where `takes_panels`: bytes from a group to the next, and from the words of 16 columns to
+  // those of the next 16.
+  int64_t b_group_bytes = 128, b_vector_bytes = 64;
   int64_t k_groups = 0;
   int64_t rows = 0, cols = 0;   // of c that exist: 1..mr, 1..nr
   const float* init = nullptr;  // fp32 partial sums to add; may be null
@@ -119,6 +123,7 @@ struct GemmKernels {
   // k_groups covers whole slices but for the last. An fp32 c that is added to is where the sums
   // start; a bf16 one is added at the end, like init.
   void (*scaled_tile)(const GemmTile& t);
+  bool takes_panels = false;              // tiles read a b of kSourceBf16Panels where it lies
   const StreamKernels* stream = nullptr;  // null: none
 };
 

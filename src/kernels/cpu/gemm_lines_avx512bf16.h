@@ -8,8 +8,6 @@
 namespace fathom::cpu {
 namespace {
 
-constexpr int64_t kLine = 64;
-
 // What 64 bytes of 16 rows become: 16 vectors of words, or for codes 16 vectors that hold two words
 // each, [4 lanes][2 codes] of an even group and then of an odd one in every 128 bits.
 // Of fewer than 16 rows the first stands in for those that are missing.
@@ -96,13 +94,11 @@ struct Fp8PanelLines {
   static constexpr bool kScaled = true;
   static constexpr int kVectors = 2;
   static constexpr int64_t kSumLines = kSliceK / 4;
-  static void words(__m512i x, __m512i (&out)[2]) {
-    const auto [low, high] = decode_bytes<kTables>(x);
-    // Even bytes are one pair of columns, odd ones the next.
-    const __m512i upper = _mm512_set1_epi16(int16_t{-0x100});
-    out[0] = _mm512_ternarylogic_epi64(upper, _mm512_slli_epi16(high, 8), low, 0xca);
-    out[1] = _mm512_ternarylogic_epi64(upper, high, _mm512_srli_epi16(low, 8), 0xca);
-  }
+  static void words(__m512i x, __m512i (&out)[2]) { panel_words(decode_bytes<kTables>(x), out); }
+};
+
+struct I8PanelLines {
+  static void words(__m512i x, __m512i (&out)[2]) { panel_words(decode_integers(x), out); }
 };
 
 // Zero-padded lines of the lanes and bytes that exist.

@@ -9,6 +9,7 @@
 // XOR; i4: in the codebook's table), and each group starts from -128 times the sum of its
 // activations, which the packing knows. Sums of a group are exact, so their order is free.
 #include "kernels/cpu/gemm_avx512.h"
+#include "kernels/cpu/gemm_codes_avx512bf16.h"
 #include "kernels/cpu/multiply_add_avx512bf16.h"
 #include "kernels/cpu/panel_kernels.h"
 #include "kernels/panel.h"
@@ -16,31 +17,11 @@
 namespace fathom::cpu {
 namespace {
 
-constexpr int64_t kLine = 64;
 // How far ahead of what is read lines are asked for, into the second-level cache: the processor's
 // own prefetching stops at each end of 4 KiB.
 constexpr int64_t kAheadBytes = 4096;
 constexpr int64_t kColumnsAheadBytes = 1024;  // of several panels at once
 static_assert(kLanes == kPanelRows);
-
-// bf16 of integers 0..127 as bytes, for VPERMI2B; 0 has no exponent.
-struct IntegerTables {
-  alignas(64) uint8_t high[128]{}, low[128]{};
-};
-constexpr IntegerTables integer_tables() {
-  IntegerTables t;
-  for (int n = 1; n < 128; ++n) {
-    int exponent = 6, mantissa = n;
-    for (; mantissa < 64; mantissa <<= 1) --exponent;
-    const int bits = (exponent + 127) << 7 | (mantissa & 63) << 1;
-    t.high[n] = static_cast<uint8_t>(bits >> 8);
-    t.low[n] = static_cast<uint8_t>(bits & 0xff);
-  }
-  return t;
-}
-constexpr IntegerTables kIntegers = integer_tables();
-static_assert(kIntegers.high[127] == 0x42 && kIntegers.low[127] == 0xfe);
-static_assert(kIntegers.high[1] == 0x3f && kIntegers.low[1] == 0x80);
 
 struct CodebookTables {
   alignas(64) uint16_t bf16[32]{};  // twice, since VPERMW looks at five bits
@@ -90,16 +71,7 @@ struct I8AsBf16 {
   static constexpr int kVectors = 2;
   static constexpr bool kIsInteger = false;
   static void decode(__m512i line, __m512i (&out)[kVectors]) {
-    const __m512i magnitude = _mm512_abs_epi8(line);
-    const __m512i low = _mm512_permutex2var_epi8(_mm512_load_si512(kIntegers.low), magnitude,
-                                                 _mm512_load_si512(kIntegers.low + 64));
-    __m512i high = _mm512_permutex2var_epi8(_mm512_load_si512(kIntegers.high), magnitude,
-                                            _mm512_load_si512(kIntegers.high + 64));
-    high = _mm512_ternarylogic_epi64(high, line, _mm512_set1_epi8(-128), 0xf8);
-    // Even bytes are one pair of columns, odd ones the next.
-    const __m512i upper = _mm512_set1_epi16(int16_t{-0x100});
-    out[0] = _mm512_ternarylogic_epi64(upper, _mm512_slli_epi16(high, 8), low, 0xca);
-    out[1] = _mm512_ternarylogic_epi64(upper, high, _mm512_srli_epi16(low, 8), 0xca);
+    panel_words(decode_integers(line), out);
   }
 };
 struct I4AsBf16 {

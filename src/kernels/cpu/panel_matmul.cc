@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "core/integer.h"
+#include "kernels/cpu/gemm_blocked.h"
 #include "kernels/cpu/panel_kernels.h"
 
 namespace fathom::cpu {
@@ -16,6 +17,10 @@ namespace {
 constexpr int64_t kItemsPerThread = 8;
 // An item reads at least so many bytes of weights, or what a thread's claim costs would show.
 constexpr int64_t kMinItemBytes = 32 << 10;
+// From so many rows on weights of i8 are decoded into blocks that all rows share, as bf16 ones are
+// packed, and not again for every kPanelTileRows of them. The bits are the same: the register tile
+// of scaled products sums a group in the same order and promotes it likewise.
+constexpr int64_t kManyRows = 32;
 // Activations that a thread packs sooner than another wakes.
 constexpr int64_t kPackedAlone = 64 << 10;
 
@@ -202,6 +207,33 @@ PanelProductJob job_of(const ScaledView& a, const ScaledView& b, const TensorVie
   return job;
 }
 
+bool is_blocked(const ScaledView& a, const ScaledView& b, int64_t rows) {
+  return rows >= kManyRows && a.codes.dtype == DType::kBF16 && b.codes.dtype == DType::kI8;
+}
+Product blocked_product(const PanelProductJob& job, int64_t n, int64_t ldc, int64_t k) {
+  const int64_t groups = div_up(k, panel_group(DType::kI8));
+  Product p;
+  p.a = job.a;
+  p.b = job.b;
+  p.c = job.c;
+  p.m = job.rows;
+  p.n = n;
+  p.k = p.ldb = k;
+  p.lda = job.a_ld;
+  p.ldc = ldc;
+  p.b_scales.panels = reinterpret_cast<const bf16*>(job.b_scales);
+  p.b_scales.lane_stride = groups * kPanelRows;
+  p.b_scales.slice_stride = kPanelRows;
+  return p;
+}
+ProductKind blocked_kind(const TensorView& c, bool accumulate) {
+  return {.a_source = kSourceBf16,
+          .b_source = kSourceI8Panels,
+          .c_bf16 = c.dtype == DType::kBF16,
+          .accumulate = accumulate,
+          .scaled = true};
+}
+
 template <typename Params>
 bool supports(const Params& p) {
   return p.b.grain == ScaleGrain::kPanel && panel_has_scales(p.b.codes.dtype) &&
@@ -285,8 +317,14 @@ void panel_gemm_avx512bf16(Context& ctx, const ScaledGemmParams& p) {
     new (jobs + i) PanelProductJob(job_of(one.a, one.b, one.c, 0, one.c.dim(0)));
   }
   const OneProduct first = product(p, 0);
-  PanelMultiplier(ctx, kPanelAvx512Bf16, first.a, first.b, first.c, first.c.dim(1),
-                  first.a.codes.dim(1), p.accumulate)
+  const int64_t n = first.c.dim(1), k = first.a.codes.dim(1);
+  if (is_blocked(p.a, p.b, first.c.dim(0))) {
+    auto* products = ctx.scratch().allocate_structs<Product>(count, "panel_products");
+    for (int64_t i = 0; i < count; ++i)
+      new (products + i) Product(blocked_product(jobs[i], n, first.c.stride[0], k));
+    return multiply(ctx, kGemmAvx512Bf16, blocked_kind(p.c, p.accumulate), products, count);
+  }
+  PanelMultiplier(ctx, kPanelAvx512Bf16, first.a, first.b, first.c, n, k, p.accumulate)
       .run(jobs, count);
 }
 
@@ -294,16 +332,26 @@ void panel_grouped_gemm_avx512bf16(Context& ctx, const ScaledGroupedGemmParams& 
   if (p.c.dim(1) == 0) return;
   Scratch::Mark mark(ctx.scratch());
   auto* jobs = ctx.scratch().allocate_structs<PanelProductJob>(p.num_experts, "panel_jobs");
-  int64_t num_jobs = 0;
+  auto* products = ctx.scratch().allocate_structs<Product>(p.num_experts, "panel_products");
+  const int64_t n = p.c.dim(1), k = p.a.codes.dim(1);
+  int64_t num_jobs = 0, num_products = 0;
   for (int64_t e = 0; e < p.num_experts; ++e) {
     const int64_t begin = p.offsets[e], rows = p.offsets[e + 1] - begin;
     if (rows == 0) continue;
     const ScaledView b{p.b.codes.at(e), p.b.scales.at(e), p.b.grain};
-    new (jobs + num_jobs++) PanelProductJob(job_of(p.a, b, p.c, begin, rows));
+    const PanelProductJob job = job_of(p.a, b, p.c, begin, rows);
+    if (is_blocked(p.a, p.b, rows)) {
+      new (products + num_products++) Product(blocked_product(job, n, p.c.stride[0], k));
+    } else {
+      new (jobs + num_jobs++) PanelProductJob(job);
+    }
   }
-  if (num_jobs == 0) return;
-  PanelMultiplier(ctx, kPanelAvx512Bf16, p.a, p.b, p.c, p.c.dim(1), p.a.codes.dim(1), p.accumulate)
-      .run(jobs, num_jobs);
+  if (num_jobs > 0) {
+    PanelMultiplier(ctx, kPanelAvx512Bf16, p.a, p.b, p.c, n, k, p.accumulate).run(jobs, num_jobs);
+  }
+  if (num_products > 0) {
+    multiply(ctx, kGemmAvx512Bf16, blocked_kind(p.c, p.accumulate), products, num_products);
+  }
 }
 
 bool quantize_i8_supports(const QuantizeParams& p) {
