@@ -20,9 +20,30 @@ namespace {
 
 constexpr int64_t kTileKeys =
     96;  // whole panels of every instruction set; 576 wide, 108 KiB of bf16 packed
-constexpr int64_t kSplitKeys = 16 * kTileKeys;
+// A few thousand keys are enough for several threads; each split costs its sums' way to memory and
+// back, 2 KiB a head.
+constexpr int64_t kSplitKeys = 4 * kTileKeys;
 constexpr int64_t kMaxHeadPanels = 8;
 constexpr double kLog2E = 1.4426950408889634;
+
+// Rows that a thread reads next, asked for in equal parts while it multiplies.
+class RowsAhead {
+ public:
+  RowsAhead(const CacheRows& cache, int64_t begin, int64_t end, int64_t num_parts)
+      : cache_(cache), row_(begin), end_(end), part_(div_up(end - begin, num_parts)) {}
+  void ask() {
+    constexpr int64_t kLineBytes = 64;
+    for (const int64_t stop = std::min(row_ + part_, end_); row_ < stop; ++row_) {
+      for (int64_t at = 0; at < cache_.row_bytes; at += kLineBytes)
+        __builtin_prefetch(cache_.row(row_) + at, /*rw=*/0, /*locality=*/2);
+    }
+  }
+
+ private:
+  const CacheRows& cache_;
+  int64_t row_;
+  const int64_t end_, part_;
+};
 
 class Decode {
  public:
@@ -73,12 +94,13 @@ void Decode::run() {
   for (int64_t b = 0; b < num_queries; ++b) first_split[b + 1] = first_split[b] + num_splits(b);
   const int64_t total_splits = first_split[num_queries];
 
-  // As many heads together as leave work for every thread.
+  // As many heads together as leave work for every thread, in equal groups: each packs the keys.
   const int64_t head_panels = div_up(num_heads_, gemm_.mr),
                 num_threads = ctx_.threads().num_threads();
-  const int64_t wanted_groups = div_up(num_threads * 2, total_splits);
-  const int64_t group_panels = std::clamp<int64_t>(head_panels / wanted_groups, 1, kMaxHeadPanels);
-  const int64_t group_heads = group_panels * gemm_.mr, num_groups = div_up(num_heads_, group_heads);
+  const int64_t wanted_groups = std::clamp(div_up(num_threads * 2, total_splits),
+                                           div_up(head_panels, kMaxHeadPanels), head_panels);
+  const int64_t group_heads = div_up(num_heads_, wanted_groups),
+                num_groups = div_up(num_heads_, group_heads);
 
   const Split all{
       ctx_.scratch().allocate<float>(total_splits * num_heads_ * latent_, "decode_sums"),
@@ -139,7 +161,13 @@ void Decode::attend(Scratch& scratch, int64_t query, int64_t head_begin, int64_t
     pack_panels(gemm_, {rows + latent_ * element_bytes, width, bf16_, true}, rope_, keys,
                 groups(latent_));
     pack_panels(gemm_, {rows, width, bf16_, false}, count, latents);
+    // Behind the split's last tile comes, probably, a split that the other threads leave.
+    const int64_t next = tile + kTileKeys < end ? tile + kTileKeys
+                                                : begin + ctx_.threads().num_threads() * kSplitKeys;
+    RowsAhead ahead(cache, next, std::clamp(p_.num_keys[query], next, next + kTileKeys),
+                    keys.num_panels() + latents.num_panels());
     for (int64_t key_panel = 0; key_panel < keys.num_panels(); ++key_panel) {
+      ahead.ask();
       for (int64_t panel = 0; panel < queries.num_panels(); ++panel) {
         multiply_panel(gemm_, queries, panel, 0, keys, key_panel, 0, key_groups,
                        scores + panel * gemm_.mr * kTileKeys + key_panel * gemm_.nr, kTileKeys,
@@ -152,8 +180,9 @@ void Decode::attend(Scratch& scratch, int64_t query, int64_t head_begin, int64_t
       if (shrink != 1.0f) rows_.scale(out.sums + h * latent_, shrink, latent_);
     }
     pack_panels(gemm_, {scores, kTileKeys, false, true}, count, weights);
-    for (int64_t panel = 0; panel < weights.num_panels(); ++panel) {
-      for (int64_t column = 0; column < latents.num_panels(); ++column) {
+    for (int64_t column = 0; column < latents.num_panels(); ++column) {
+      ahead.ask();
+      for (int64_t panel = 0; panel < weights.num_panels(); ++panel) {
         multiply_panel(gemm_, weights, panel, 0, latents, column, 0, groups(count),
                        out.sums + panel * gemm_.mr * latent_ + column * gemm_.nr, latent_, true);
       }
