@@ -148,6 +148,8 @@ inline void store_words(const __m512i* vectors, int64_t groups, int64_t width, b
   }
 }
 
+constexpr int64_t kPackAheadBytes = 2 * kLine;
+
 template <typename Lines, int kRows>
 inline void pack_16_lanes_by_lines(const char* rows, int64_t ld_bytes, int64_t num_rows, int64_t k,
                                    int64_t width, __mmask16 mask, int32_t* out) {
@@ -159,6 +161,10 @@ inline void pack_16_lanes_by_lines(const char* rows, int64_t ld_bytes, int64_t n
   int64_t group = 0;
   if (kRows > 0) {
     for (; k_groups - group > kGroups; group += kGroups, rows += kLine, out += kGroups * width) {
+      // Sixteen rows are more than the processor's own prefetching follows.
+#pragma GCC unroll 16
+      for (int i = 0; i < kRows; ++i)
+        _mm_prefetch(rows + i * ld_bytes + kPackAheadBytes, _MM_HINT_T0);
       transpose_lines<Lines::kCodes, kRows>(rows, ld_bytes, vectors);
       if (spills) {
         store_words<Lines>(vectors, kGroups, width, true, mask, out);

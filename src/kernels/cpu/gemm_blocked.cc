@@ -65,6 +65,7 @@ struct Job {
   void (*stream)(const GemmStream& s) = nullptr;  // for a few rows: b is not packed
   std::byte* packed = nullptr;
   float* packed_scales = nullptr;
+  int64_t shared_panels = 0;
   int64_t block_panels = 0;  // own panels of an item
   // From here on blocks are small, so that threads end together.
   int64_t first_small_block = 0, small_block_panels = 1;
@@ -81,7 +82,7 @@ struct Job {
 class Multiplier {
  public:
   Multiplier(Context& ctx, const GemmKernels& kernels, const ProductKind& kind)
-      : ctx_(ctx), kernels_(kernels), kind_(kind) {}
+      : ctx_(ctx), kernels_(kernels), kind_(kind), k_step_shift_(kernels.k_step == 2 ? 1 : 0) {}
 
   void run(const Product* products, int64_t num_products);
 
@@ -89,12 +90,15 @@ class Multiplier {
   Side side(const Product& p, bool is_b) const;
   Job make_job(const Product& p, int64_t shared_lane) const;
   void (*stream_of(const Product& p) const)(const GemmStream& s);
+  // Of a tile: asked for at every one, so without a division.
+  int64_t groups(int64_t k) const { return (k + kernels_.k_step - 1) >> k_step_shift_; }
   int64_t panel_bytes(const Side& s, int64_t k) const {
-    return s.width * round_up(k, kernels_.k_step) * kernels_.packed_bytes;
+    return s.width * (groups(k) << k_step_shift_) * kernels_.packed_bytes;
   }
-  // Tiles read it where it lies: it is not packed.
-  bool is_ready(const Side& s) const {
-    return kernels_.takes_panels && s.source == kSourceBf16Panels && !kind_.scaled;
+  // Tiles read a thread's own block where it lies: it is not packed. (What all threads share is: it
+  // passes through the first-level cache once for every block, faster as one run of memory.)
+  bool own_is_ready(const Job& job) const {
+    return kernels_.takes_panels && job.own.source == kSourceBf16Panels && !kind_.scaled;
   }
   void pack(const Side& s, int64_t panel, int64_t k_begin, int64_t k_count, std::byte* out) const;
   // Scales of a panel for the slices of k elements.
@@ -103,9 +107,9 @@ class Multiplier {
   }
   void pack_scales(const Side& s, int64_t panel, int64_t k_begin, int64_t k_count,
                    float* out) const;
-  // Where a packed shared panel's block of k lies.
-  std::byte* packed_panel(const Job& job, int64_t panel, int64_t k_begin, int64_t k_count) const {
-    return job.packed + panel_bytes(job.shared, k_begin) * job.shared.num_panels() +
+  // Where a shared panel's block of k lies.
+  std::byte* shared_panel(const Job& job, int64_t panel, int64_t k_begin, int64_t k_count) const {
+    return job.packed + panel_bytes(job.shared, k_begin) * job.shared_panels +
            panel_bytes(job.shared, k_count) * panel;
   }
   void run_batch(Job* jobs, int64_t num_jobs);
@@ -124,6 +128,7 @@ class Multiplier {
   Context& ctx_;
   const GemmKernels& kernels_;
   const ProductKind kind_;
+  const int k_step_shift_;  // k_step is 1 or 2
 };
 
 Side Multiplier::side(const Product& p, bool is_b) const {
@@ -205,8 +210,9 @@ void Multiplier::run_batch(Job* jobs, int64_t num_jobs) {
   int64_t num_items = 0, num_packs = 0, pack_bytes = 0;
   for (int64_t j = 0; j < num_jobs; ++j) {
     Job& job = jobs[j];
+    job.shared_panels = job.shared.num_panels();
     const int64_t k = job.product->k, own_panels = job.own.num_panels(),
-                  shared_panels = job.shared.num_panels();
+                  shared_panels = job.shared_panels;
     const int64_t max_block = (job.b_shared ? kMaxBlockRows : kMaxBlockCols) / job.own.width;
     const int64_t block = std::clamp<int64_t>(item_work / shared_panels, 1, max_block);
     job.num_blocks = div_up(own_panels, block);
@@ -228,13 +234,11 @@ void Multiplier::run_batch(Job* jobs, int64_t num_jobs) {
     job.first_item = num_items;
     job.first_pack = num_packs;
     num_items += job.num_blocks * job.num_parts;
-    if (!is_ready(job.shared)) {
-      num_packs += shared_panels;
-      const int64_t job_bytes = shared_panels * panel_bytes(job.shared, k);
-      pack_bytes += job_bytes;
-      job.packed = reinterpret_cast<std::byte*>(
-          ctx_.scratch().allocate<uint8_t>(job_bytes, "gemm_shared_panels"));
-    }
+    num_packs += shared_panels;
+    const int64_t job_bytes = shared_panels * panel_bytes(job.shared, k);
+    pack_bytes += job_bytes;
+    job.packed = reinterpret_cast<std::byte*>(
+        ctx_.scratch().allocate<uint8_t>(job_bytes, "gemm_shared_panels"));
     if (kind_.scaled) {
       job.packed_scales = ctx_.scratch().allocate<float>(
           shared_panels * panel_scales(job.shared, k), "gemm_shared_scales");
@@ -314,7 +318,7 @@ void Multiplier::pack_shared(const Job& job, int64_t panel) const {
   const int64_t k = job.product->k;
   for (int64_t k_begin = 0; k_begin < k; k_begin += kBlockK) {
     const int64_t k_count = std::min(kBlockK, k - k_begin);
-    pack(job.shared, panel, k_begin, k_count, packed_panel(job, panel, k_begin, k_count));
+    pack(job.shared, panel, k_begin, k_count, shared_panel(job, panel, k_begin, k_count));
   }
   if (kind_.scaled)
     pack_scales(job.shared, panel, 0, k, job.packed_scales + panel * panel_scales(job.shared, k));
@@ -362,10 +366,10 @@ void Multiplier::run_item(const Job& job, int64_t item, int thread_idx) const {
   const int64_t block = item / job.num_parts;
   const int64_t own_begin = job.block_begin(block), own_end = job.block_begin(block + 1);
   const int64_t shared_begin = item % job.num_parts * job.part_panels;
-  const int64_t shared_end = std::min(shared_begin + job.part_panels, job.shared.num_panels());
+  const int64_t shared_end = std::min(shared_begin + job.part_panels, job.shared_panels);
   const int64_t own_lanes = (own_end - own_begin) * job.own.width;
   const int64_t shared_lanes = (shared_end - shared_begin) * job.shared.width;
-  const bool own_ready = is_ready(job.own);
+  const bool own_ready = own_is_ready(job);
   std::byte* own = own_ready
                        ? nullptr
                        : reinterpret_cast<std::byte*>(scratch.allocate<uint8_t>(
@@ -390,7 +394,7 @@ void Multiplier::run_item(const Job& job, int64_t item, int thread_idx) const {
              partial, (o - own_begin) * job.own.width, (s - shared_begin) * job.shared.width,
              ld_partial, &ask, &ask_shared);
   };
-  const bool is_far = panel_bytes(job.shared, k) * job.shared.num_panels() > kFarBytes;
+  const bool is_far = panel_bytes(job.shared, k) * job.shared_panels > kFarBytes;
   // k = 0 still has to write zeros.
   for (int64_t k_begin = 0; k_begin == 0 || k_begin < k; k_begin += kBlockK) {
     const int64_t k_count = std::min(kBlockK, k - k_begin);
@@ -419,13 +423,11 @@ void Multiplier::run_item(const Job& job, int64_t item, int thread_idx) const {
     }
     if (few_shared) continue;
     for (int64_t s = shared_begin; s < shared_end; ++s) {
-      ask_shared = {};
-      if (s + 1 < shared_end && is_ready(job.shared)) {
-        ask_shared = ask_for(job.shared, s + 1, s + 2, k_begin, k_count, own_end - own_begin);
-      } else if (s + 1 < shared_end && is_far) {
-        ask_shared = ask_for_panel(packed_panel(job, s + 1, k_begin, k_count),
-                                   panel_bytes(job.shared, k_count), k_count, own_end - own_begin);
-      }
+      ask_shared =
+          is_far && s + 1 < shared_end
+              ? ask_for_panel(shared_panel(job, s + 1, k_begin, k_count),
+                              panel_bytes(job.shared, k_count), k_count, own_end - own_begin)
+              : Ask{};
       for (int64_t o = own_begin; o < own_end; ++o) tile(o, s, k_begin, k_count, own_panel_bytes);
     }
   }
@@ -469,10 +471,7 @@ void Multiplier::run_tile(const Job& job, int64_t own_panel, const void* own,
                           int64_t partial_shared, int64_t ld_partial, Ask* ask,
                           Ask* ask_shared) const {
   const Product& p = *job.product;
-  const Side& b_side = job.b_shared ? job.shared : job.own;
-  const void* shared = is_ready(job.shared)
-                           ? job.shared.at(shared_panel_idx * job.shared.width, k_begin)
-                           : packed_panel(job, shared_panel_idx, k_begin, k_count);
+  const std::byte* shared = shared_panel(job, shared_panel_idx, k_begin, k_count);
   const int64_t own_lane = own_panel * job.own.width,
                 own_lanes = std::min(job.own.width, job.own.lanes - own_lane);
   const int64_t part_lane = shared_panel_idx * job.shared.width;
@@ -484,13 +483,13 @@ void Multiplier::run_tile(const Job& job, int64_t own_panel, const void* own,
   GemmTile t;
   t.a = job.b_shared ? own : shared;
   t.b = job.b_shared ? shared : own;
-  t.k_groups = div_up(k_count, kernels_.k_step);
+  t.k_groups = groups(k_count);
   t.rows = job.b_shared ? own_lanes : shared_lanes;
   t.cols = job.b_shared ? shared_lanes : own_lanes;
   t.ldc = p.ldc;
-  if (is_ready(b_side)) {
-    t.b_group_bytes = kSourcePanelRows * kernels_.k_step * source_bytes(b_side.source);
-    t.b_vector_bytes = kSourcePanelRows * b_side.ld * source_bytes(b_side.source);
+  if (own_is_ready(job)) {
+    t.b_group_bytes = kSourcePanelRows * kernels_.k_step * source_bytes(job.own.source);
+    t.b_vector_bytes = kSourcePanelRows * job.own.ld * source_bytes(job.own.source);
   }
   t.ask = ask;
   t.ask_shared = ask_shared;
