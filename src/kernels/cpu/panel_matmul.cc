@@ -51,7 +51,6 @@ class PanelMultiplier {
                   const ScaledView& b, const TensorView& c, int64_t n, int64_t k, bool accumulate)
       : ctx_(ctx),
         kernels_(kernels),
-        a_(a),
         integers_(a.codes.dtype == DType::kI8),
         format_(b.codes.dtype == DType::kI4x2 ? kPanelI4 : kPanelI8),
         k_(k),
@@ -76,7 +75,6 @@ class PanelMultiplier {
 
   Context& ctx_;
   const PanelKernels& kernels_;
-  const ScaledView& a_;
   const bool integers_;
   const PanelFormat format_;
   const int64_t k_, groups_, panels_, panel_bytes_;
