@@ -1,10 +1,30 @@
 // The program `fathom`: a table of verbs, in the order of the help text.
+#include <malloc.h>
+#include <sys/resource.h>
+
 #include <vector>
 
 #include "cli/verbs.h"
 
+namespace {
+
+// glibc reserves 64 to 128 MiB of addresses for the heap of every further thread. Where addresses
+// are limited (`ulimit -v`) those reservations, of which little is ever used, would starve the
+// rest: all threads then share one heap.
+void share_one_heap_where_addresses_are_limited() {
+#ifdef M_ARENA_MAX
+  rlimit limit{};
+  if (getrlimit(RLIMIT_AS, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY) {
+    mallopt(M_ARENA_MAX, 1);
+  }
+#endif
+}
+
+}  // namespace
+
 int main(int argc, char** argv) {
   using namespace fathom::cli;
+  share_one_heap_where_addresses_are_limited();
   const std::vector<Verb> verbs = {
       doctor_verb(),
       bench_verb(),
