@@ -10,6 +10,12 @@ struct FmaOps {
   static __m512 multiply_add(__m512 sum, __m512i a, __m512i b) {
     return _mm512_fmadd_ps(_mm512_castsi512_ps(a), _mm512_castsi512_ps(b), sum);
   }
+  template <int kVecs>
+  static void store_rounded(uint16_t* c, const __m512 (&sum)[kVecs]) {
+    for (int v = 0; v < kVecs; ++v) {
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(c + v * kLanes), round_to_bf16(sum[v]));
+    }
+  }
 };
 
 // 16 codes as fp32. e4m3 and e5m2 become fp16 first: e5m2 is its upper byte; e4m3 shares its

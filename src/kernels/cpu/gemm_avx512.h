@@ -236,6 +236,14 @@ inline void store_whole_tile(const GemmTile& t, const __m512 (&sum)[kRows][kVecs
   }
 }
 
+// The same as bf16.
+template <typename Ops, int kRows, int kVecs>
+inline void store_whole_rounded_tile(const GemmTile& t, const __m512 (&sum)[kRows][kVecs]) {
+  uint16_t* c = static_cast<uint16_t*>(t.c);
+#pragma GCC unroll 14
+  for (int i = 0; i < kRows; ++i, c += t.ldc) Ops::store_rounded(c, sum[i]);
+}
+
 inline void take_turn(Ask& ask) {
   for (int64_t i = 0; i < ask.lines_per_turn && ask.lines_left > 0; ++i, --ask.lines_left) {
     _mm_prefetch(ask.row + ask.line * 64, _MM_HINT_T1);
@@ -246,7 +254,7 @@ inline void take_turn(Ask& ask) {
 }
 
 // sum = the products of k_groups groups; a and b move on behind them.
-// Ops::multiply_add(sum, word of a broadcast, words of b).
+// Ops::multiply_add(sum, word of a broadcast, words of b); Ops::store_rounded(c, sums of a row).
 template <typename Ops, int kRows, int kVecs>
 inline __attribute__((always_inline)) void sum_groups(const GemmTile& t, const char*& a,
                                                       const char*& b, int64_t k_groups,
@@ -258,10 +266,7 @@ inline __attribute__((always_inline)) void sum_groups(const GemmTile& t, const c
     for (int v = 0; v < kVecs; ++v) sum[i][v] = _mm512_setzero_ps();
   }
   for (int64_t group = 0; group < k_groups; ++group) {
-    if (group % kAskGroups == 0) {
-      if (t.ask != nullptr) take_turn(*t.ask);
-      if (t.ask_shared != nullptr) take_turn(*t.ask_shared);
-    }
+    if (group % kAskGroups == 0 && t.ask != nullptr) take_turn(*t.ask);
     __m512i b_words[kVecs];
 #pragma GCC unroll 2
     for (int v = 0; v < kVecs; ++v) b_words[v] = _mm512_loadu_si512(b + v * vector_bytes);
@@ -284,8 +289,10 @@ void tile(const GemmTile& t) {
   const char* a = static_cast<const char*>(t.a);
   const char* b = static_cast<const char*>(t.b);
   sum_groups<Ops>(t, a, b, t.k_groups, sum);
-  if (t.cols == kVecs * kLanes && t.init == nullptr && !t.c_bf16) {
-    if (t.add_c) {
+  if (t.cols == kVecs * kLanes && t.init == nullptr && !(t.c_bf16 && t.add_c)) {
+    if (t.c_bf16) {
+      store_whole_rounded_tile<Ops>(t, sum);
+    } else if (t.add_c) {
       store_whole_tile<true>(t, sum);
     } else {
       store_whole_tile<false>(t, sum);

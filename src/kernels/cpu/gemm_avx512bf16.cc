@@ -18,6 +18,13 @@ struct DotOps {
   static __m512 multiply_add(__m512 sum, __m512i a, __m512i b) {
     return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b);
   }
+  // The instruction takes denormal numbers as zero, but multiply_add leaves none.
+  static void store_rounded(uint16_t* c, const __m512 (&sum)[1]) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(c), (__m256i)_mm512_cvtneps_pbh(sum[0]));
+  }
+  static void store_rounded(uint16_t* c, const __m512 (&sum)[2]) {
+    _mm512_storeu_si512(c, (__m512i)_mm512_cvtne2ps_pbh(sum[1], sum[0]));
+  }
 };
 
 inline __m512i interleave_words(__m256i even, __m256i odd) {

@@ -27,15 +27,15 @@
 namespace fathom::cpu {
 namespace {
 
-// Panels of one own block: 8 x 14 rows or 4 x 32 columns by kBlockK take 112 or 128 KiB in bf16.
+// One own block is at most 8 x 14 rows or 4 x 32 columns, and as much of kBlockK of them as the
+// second-level cache holds beside what they are multiplied with.
 constexpr int64_t kMaxBlockRows = 112, kMaxBlockCols = 128;
-// Shared lanes of one item when partial sums need an fp32 tile beside a bf16 output.
-constexpr int64_t kPartialLanes = 512;
+constexpr int64_t kMaxBlockBytes = 384 << 10;
+// Shared panels of one job: every block passes over them, so the third-level cache should hold
+// them.
+constexpr int64_t kJobPanelBytes = 8 << 20;
 constexpr int64_t kItemsPerThread = 12;
 constexpr int64_t kLineBytes = 64;
-// Packed panels of more bytes come from memory each time a block passes over them: they are asked
-// for. Of less, which the third-level cache keeps, asking cost 4 % of a product's time.
-constexpr int64_t kFarBytes = 8 << 20;
 // Less than this is packed by the caller: handing it out costs more.
 constexpr int64_t kHandedOutPackBytes = 16 << 10;
 
@@ -57,7 +57,7 @@ struct Side {
   }
 };
 
-// A product, or as many shared lanes of it as fit into one batch.
+// A product, or some shared lanes of it.
 struct Job {
   const Product* product = nullptr;
   Side own, shared;
@@ -69,7 +69,7 @@ struct Job {
   int64_t block_panels = 0;  // own panels of an item
   // From here on blocks are small, so that threads end together.
   int64_t first_small_block = 0, small_block_panels = 1;
-  int64_t num_blocks = 0, num_parts = 0, part_panels = 0;
+  int64_t num_blocks = 0;
   int64_t first_item = 0, first_pack = 0;
 
   // The first own panel of a block, that of block num_blocks being behind the last.
@@ -116,14 +116,11 @@ class Multiplier {
   void pack_shared(const Job& job, int64_t panel) const;
   Ask ask_for(const Side& s, int64_t panel_begin, int64_t panel_end, int64_t k_begin,
               int64_t k_count, int64_t num_tiles) const;
-  Ask ask_for_panel(const std::byte* packed, int64_t bytes, int64_t k_count,
-                    int64_t num_tiles) const;
-  void run_item(const Job& job, int64_t item, int thread_idx) const;
+  void run_item(const Job& job, int64_t block, int thread_idx) const;
   void run_stream(const Job& job, int64_t item, const void* next_rows, int thread_idx) const;
   void run_tile(const Job& job, int64_t own_panel, const void* own, const float* own_scales,
                 int64_t shared_panel_idx, int64_t k_begin, int64_t k_count, float* partial,
-                int64_t partial_own, int64_t partial_shared, int64_t ld_partial, Ask* ask,
-                Ask* ask_shared) const;
+                int64_t partial_own, int64_t partial_shared, int64_t ld_partial, Ask* ask) const;
 
   Context& ctx_;
   const GemmKernels& kernels_;
@@ -159,7 +156,7 @@ void (*Multiplier::stream_of(const Product& p) const)(const GemmStream& s) {
                                                : nullptr;
 }
 
-// The job of a product's shared lanes from `shared_lane` on, as many as one batch holds.
+// The job of a product's shared lanes from `shared_lane` on, as many as one job holds.
 Job Multiplier::make_job(const Product& p, int64_t shared_lane) const {
   Job job;
   job.product = &p;
@@ -168,8 +165,9 @@ Job Multiplier::make_job(const Product& p, int64_t shared_lane) const {
   job.own = side(p, !job.b_shared);
   job.shared = side(p, job.b_shared);
   if (job.stream != nullptr) job.shared.width = p.m;
-  const int64_t max_panels = std::max<int64_t>(
-      1, kind_.shared_panel_bytes / std::max<int64_t>(1, panel_bytes(job.shared, p.k)));
+  const int64_t max_panels =
+      std::max<int64_t>(1, std::min(kind_.shared_panel_bytes, kJobPanelBytes) /
+                               std::max<int64_t>(1, panel_bytes(job.shared, p.k)));
   job.shared.data = static_cast<const std::byte*>(job.shared.at(shared_lane, 0));
   job.shared.first_lane = shared_lane;
   job.shared.lanes = std::min(job.shared.lanes - shared_lane, max_panels * job.shared.width);
@@ -213,7 +211,11 @@ void Multiplier::run_batch(Job* jobs, int64_t num_jobs) {
     job.shared_panels = job.shared.num_panels();
     const int64_t k = job.product->k, own_panels = job.own.num_panels(),
                   shared_panels = job.shared_panels;
-    const int64_t max_block = (job.b_shared ? kMaxBlockRows : kMaxBlockCols) / job.own.width;
+    int64_t max_block = (job.b_shared ? kMaxBlockRows : kMaxBlockCols) / job.own.width;
+    if (job.stream == nullptr && k > 0) {
+      max_block = std::clamp<int64_t>(kMaxBlockBytes / panel_bytes(job.own, std::min(k, kBlockK)),
+                                      1, max_block);
+    }
     const int64_t block = std::clamp<int64_t>(item_work / shared_panels, 1, max_block);
     job.num_blocks = div_up(own_panels, block);
     job.block_panels = div_up(own_panels, job.num_blocks);
@@ -227,13 +229,9 @@ void Multiplier::run_batch(Job* jobs, int64_t num_jobs) {
           job.first_small_block +
           div_up(own_panels - job.first_small_block * job.block_panels, job.small_block_panels);
     }
-    job.part_panels = kind_.c_bf16 && k > kBlockK && job.stream == nullptr
-                          ? kPartialLanes / job.shared.width
-                          : shared_panels;
-    job.num_parts = div_up(shared_panels, job.part_panels);
     job.first_item = num_items;
     job.first_pack = num_packs;
-    num_items += job.num_blocks * job.num_parts;
+    num_items += job.num_blocks;
     num_packs += shared_panels;
     const int64_t job_bytes = shared_panels * panel_bytes(job.shared, k);
     pack_bytes += job_bytes;
@@ -346,29 +344,14 @@ Ask Multiplier::ask_for(const Side& s, int64_t panel_begin, int64_t panel_end, i
   return ask;
 }
 
-// The same of a packed panel.
-Ask Multiplier::ask_for_panel(const std::byte* packed, int64_t bytes, int64_t k_count,
-                              int64_t num_tiles) const {
-  if (k_count == 0) return {};
-  Ask ask;
-  ask.row = reinterpret_cast<const char*>(packed);
-  ask.row_lines = ask.lines_left = div_up(bytes, kLineBytes);
-  ask.lines_per_turn =
-      div_up(ask.lines_left, num_tiles * div_up(k_count, kernels_.k_step * kAskGroups));
-  return ask;
-}
-
-// One block of own panels times one part of the shared panels.
-void Multiplier::run_item(const Job& job, int64_t item, int thread_idx) const {
+// One block of own panels times all shared panels.
+void Multiplier::run_item(const Job& job, int64_t block, int thread_idx) const {
   Scratch& scratch = ctx_.thread_scratch(thread_idx);
   Scratch::Mark mark(scratch);
   const int64_t k = job.product->k;
-  const int64_t block = item / job.num_parts;
   const int64_t own_begin = job.block_begin(block), own_end = job.block_begin(block + 1);
-  const int64_t shared_begin = item % job.num_parts * job.part_panels;
-  const int64_t shared_end = std::min(shared_begin + job.part_panels, job.shared_panels);
   const int64_t own_lanes = (own_end - own_begin) * job.own.width;
-  const int64_t shared_lanes = (shared_end - shared_begin) * job.shared.width;
+  const int64_t shared_lanes = job.shared_panels * job.shared.width;
   const bool own_ready = own_is_ready(job);
   std::byte* own = own_ready
                        ? nullptr
@@ -385,49 +368,41 @@ void Multiplier::run_item(const Job& job, int64_t item, int thread_idx) const {
                        : nullptr;
   const int64_t ld_partial = job.b_shared ? shared_lanes : own_lanes;
 
-  Ask ask, ask_shared;
+  Ask ask;
   const auto tile = [&](int64_t o, int64_t s, int64_t k_begin, int64_t k_count,
                         int64_t own_panel_bytes) {
     const void* own_panel = own_ready ? job.own.at(o * job.own.width, k_begin)
                                       : own + (o - own_begin) * own_panel_bytes;
     run_tile(job, o, own_panel, own_scales + (o - own_begin) * block_scales, s, k_begin, k_count,
-             partial, (o - own_begin) * job.own.width, (s - shared_begin) * job.shared.width,
-             ld_partial, &ask, &ask_shared);
+             partial, (o - own_begin) * job.own.width, s * job.shared.width, ld_partial, &ask);
   };
-  const bool is_far = panel_bytes(job.shared, k) * job.shared_panels > kFarBytes;
   // k = 0 still has to write zeros.
   for (int64_t k_begin = 0; k_begin == 0 || k_begin < k; k_begin += kBlockK) {
     const int64_t k_count = std::min(kBlockK, k - k_begin);
     const int64_t own_panel_bytes = panel_bytes(job.own, k_count);
     // What this thread probably packs next: the next block of k, or the first of a later item.
-    const int64_t num_tiles = (own_end - own_begin) * (shared_end - shared_begin);
+    const int64_t num_tiles = (own_end - own_begin) * job.shared_panels;
     const int64_t k_next = k_begin + k_count;
     if (k_next < k) {
       ask = ask_for(job.own, own_begin, own_end, k_next, std::min(kBlockK, k - k_next), num_tiles);
     } else {
-      const int64_t next = (item + ctx_.threads().num_threads()) / job.num_parts;
+      const int64_t next = block + ctx_.threads().num_threads();
       ask = next < job.num_blocks
                 ? ask_for(job.own, job.block_begin(next), job.block_begin(next + 1), 0,
                           std::min(kBlockK, k), num_tiles)
                 : Ask{};
     }
     const bool few_shared =
-        shared_end - shared_begin <= 2;  // use the own panel while it is in the first-level cache
+        job.shared_panels <= 2;  // use the own panel while it is in the first-level cache
     for (int64_t o = own_begin; o < own_end; ++o) {
       if (!own_ready) pack(job.own, o, k_begin, k_count, own + (o - own_begin) * own_panel_bytes);
       if (kind_.scaled)
         pack_scales(job.own, o, k_begin, k_count, own_scales + (o - own_begin) * block_scales);
       if (!few_shared) continue;
-      for (int64_t s = shared_begin; s < shared_end; ++s)
-        tile(o, s, k_begin, k_count, own_panel_bytes);
+      for (int64_t s = 0; s < job.shared_panels; ++s) tile(o, s, k_begin, k_count, own_panel_bytes);
     }
     if (few_shared) continue;
-    for (int64_t s = shared_begin; s < shared_end; ++s) {
-      ask_shared =
-          is_far && s + 1 < shared_end
-              ? ask_for_panel(shared_panel(job, s + 1, k_begin, k_count),
-                              panel_bytes(job.shared, k_count), k_count, own_end - own_begin)
-              : Ask{};
+    for (int64_t s = 0; s < job.shared_panels; ++s) {
       for (int64_t o = own_begin; o < own_end; ++o) tile(o, s, k_begin, k_count, own_panel_bytes);
     }
   }
@@ -468,8 +443,7 @@ void Multiplier::run_stream(const Job& job, int64_t item, const void* next_rows,
 void Multiplier::run_tile(const Job& job, int64_t own_panel, const void* own,
                           const float* own_scales, int64_t shared_panel_idx, int64_t k_begin,
                           int64_t k_count, float* partial, int64_t partial_own,
-                          int64_t partial_shared, int64_t ld_partial, Ask* ask,
-                          Ask* ask_shared) const {
+                          int64_t partial_shared, int64_t ld_partial, Ask* ask) const {
   const Product& p = *job.product;
   const std::byte* shared = shared_panel(job, shared_panel_idx, k_begin, k_count);
   const int64_t own_lane = own_panel * job.own.width,
@@ -492,7 +466,6 @@ void Multiplier::run_tile(const Job& job, int64_t own_panel, const void* own,
     t.b_vector_bytes = kSourcePanelRows * job.own.ld * source_bytes(job.own.source);
   }
   t.ask = ask;
-  t.ask_shared = ask_shared;
   const bool first = k_begin == 0, last = k_begin + k_count >= p.k;
   if (partial == nullptr) {
     t.c = static_cast<std::byte*>(p.c) + (row * p.ldc + col) * (kind_.c_bf16 ? 2 : 4);

@@ -19,9 +19,10 @@
 
 namespace fathom::cpu {
 
-// A panel of 32 columns of a block takes 32 KiB in bf16 and 64 KiB in fp32, and one of 14 rows 14
-// or 28.
-inline constexpr int64_t kBlockK = 512;
+// A panel of 32 columns of a block takes 128 KiB in bf16 and 256 KiB in fp32, and one of 14 rows 56
+// or 112: a tile is long, so that its beginning and its end cost 1 % of it, and a thread's second-
+// level cache still holds a few panels and what it multiplies them with.
+inline constexpr int64_t kBlockK = 2048;
 // The contracted elements that share a scale; divides kBlockK.
 inline constexpr int64_t kSliceK = 128;
 
@@ -71,9 +72,8 @@ struct GemmTile {
   void* c = nullptr;
   int64_t ldc = 0;
   bool c_bf16 = false;
-  bool add_c = false;         // c += in fp32, rounded once
-  Ask* ask = nullptr;         // of what is packed next
-  Ask* ask_shared = nullptr;  // of the next panel of the side that threads share
+  bool add_c = false;  // c += in fp32, rounded once
+  Ask* ask = nullptr;  // of what is packed next
   // Of scaled_tile: the scales of each slice, [slices][mr] and [slices][nr].
   const float* a_scales = nullptr;
   const float* b_scales = nullptr;

@@ -65,9 +65,9 @@ struct Sizes {
 };
 
 std::vector<Sizes> edge_sizes() {
-  std::vector<Sizes> sizes = {{1, 1, 1},      {0, 3, 2},      {3, 0, 2},     {4, 5, 0},
-                              {1, 257, 513},  {1, 40, 1026},  {200, 33, 5},  {30, 200, 7},
-                              {15, 17, 1025}, {70, 70, 1100}, {29, 600, 515}};
+  std::vector<Sizes> sizes = {{1, 1, 1},      {0, 3, 2},      {3, 0, 2},      {4, 5, 0},
+                              {1, 257, 2049}, {1, 40, 4098},  {200, 33, 5},   {30, 200, 7},
+                              {15, 17, 4097}, {70, 70, 2100}, {29, 600, 2051}};
   const int64_t edges[] = {1,  2,  3,  7,  8,  13, 14, 15, 16,  17,  31,
                            32, 33, 47, 48, 49, 63, 64, 65, 127, 128, 129};
   const Random random(5, RandomPurpose::kTest);
@@ -182,7 +182,7 @@ TEST_P(Gemm, NonFiniteInputsReachTheirOutputsOnly) {
 
 // A row gives the same bits whatever else is in the batch.
 TEST(GemmInvariance, ARowDoesNotDependOnTheOthers) {
-  const Sizes s{150, 130, 700};
+  const Sizes s{150, 130, 2300};
   for (const Types& types : kTypes) {
     const Operands in(GemmLayout::kNt, types, s);
     Context ctx(2);
@@ -208,7 +208,7 @@ TEST(GemmBatches, SmallBudgetGivesTheSameBits) {
   if (supported_isa_levels().back() < IsaLevel::kAvx2) GTEST_SKIP() << "no AVX2";
   Context ctx(2);
   for (const GemmLayout layout : kLayouts) {
-    const Sizes s{100, 90, 600};
+    const Sizes s{100, 90, 2200};
     const Operands in(layout, kTypes[1], s);
     Operand whole = output(DType::kBF16, s, false), cut = output(DType::kBF16, s, false);
     const auto run = [&](Operand& c, int64_t budget) {
@@ -254,7 +254,7 @@ TEST_P(GroupedGemm, EveryEntryEqualsOneProductPerExpert) {
                                                         {0, 15, 47, 560, 561, 590}};
   for (const Types& types : kTypes) {
     for (const std::vector<int64_t>& offsets : partitions) {
-      for (const auto& [n, k] : {std::pair<int64_t, int64_t>{33, 47}, {64, 14}, {1, 515}}) {
+      for (const auto& [n, k] : {std::pair<int64_t, int64_t>{33, 47}, {64, 14}, {1, 2051}}) {
         const int64_t num_experts = 5, rows = offsets.back();
         // nt and nn: c[U, n] = a[U, k] b_e; tn: c_e[k, n] = a[U, k]^T b[U, n].
         Operand a(types.in, {rows, k}, "a");
@@ -321,7 +321,8 @@ TEST_P(Gemm, ProductsSideBySideEqualOneAfterTheOther) {
   constexpr int64_t kCount = 3;
   Context one(1), two(2);
   for (const Types& types : kTypes) {
-    for (const Sizes& s : {Sizes{1, 70, 33}, Sizes{17, 5, 600}, Sizes{1, 1, 1}, Sizes{40, 33, 2}}) {
+    for (const Sizes& s :
+         {Sizes{1, 70, 33}, Sizes{17, 5, 2200}, Sizes{1, 1, 1}, Sizes{40, 33, 2}}) {
       const bool a_by_k = layout == GemmLayout::kTn, b_by_n = layout == GemmLayout::kNt;
       Operand a(types.in, {a_by_k ? s.k : s.m, kCount * (a_by_k ? s.m : s.k)}, "a");
       Operand b(types.in, {kCount * (b_by_n ? s.n : s.k), b_by_n ? s.k : s.n}, "b");
@@ -363,9 +364,10 @@ TEST(Bf16Panels, ProductsAreThoseOfPlainRows) {
     return std::move(w.normal(9));
   };
   for (const DType out : {DType::kBF16, DType::kF32}) {
-    for (const Sizes& s : {Sizes{1, 16, 32}, Sizes{1, 48, 544}, Sizes{2, 32, 512}, Sizes{3, 80, 96},
-                           Sizes{12, 64, 1056}, Sizes{13, 64, 1056}, Sizes{16, 48, 2080},
-                           Sizes{17, 48, 2080}, Sizes{150, 176, 544}, Sizes{0, 16, 32}}) {
+    for (const Sizes& s :
+         {Sizes{1, 16, 32}, Sizes{1, 48, 2080}, Sizes{2, 32, 512}, Sizes{3, 80, 96},
+          Sizes{12, 64, 4128}, Sizes{13, 64, 4128}, Sizes{16, 48, 2080}, Sizes{17, 48, 2080},
+          Sizes{150, 176, 2080}, Sizes{0, 16, 32}}) {
       const TestTensor plain = random_weights(s.n, s.k);
       const TestTensor panels = random_weights(s.n, s.k);
       to_panels(two, panels);
@@ -480,9 +482,9 @@ TEST(CodePanels, ProductsAreThoseOfBlocks) {
   };
   for (const DType out : {DType::kBF16, DType::kF32}) {
     for (const Sizes& s :
-         {Sizes{1, 16, 32}, Sizes{1, 48, 544}, Sizes{2, 160, 512}, Sizes{3, 80, 96},
+         {Sizes{1, 16, 32}, Sizes{1, 48, 2080}, Sizes{2, 160, 512}, Sizes{3, 80, 96},
           Sizes{8, 64, 1056}, Sizes{9, 272, 4256}, Sizes{16, 48, 2080}, Sizes{17, 48, 2080},
-          Sizes{150, 176, 544}, Sizes{0, 16, 32}}) {
+          Sizes{150, 176, 2080}, Sizes{0, 16, 32}}) {
       const Blocks plain = blocks(one, s.n, s.k, false), panels = blocks(one, s.n, s.k, true);
       ASSERT_NE(plain.codes.bytes(), panels.codes.bytes());
       Operand a(DType::kBF16, {s.m, s.k}, "a");
@@ -538,8 +540,8 @@ TEST(CodePanels, ProductsAreThoseOfBlocks) {
 
 TEST(GemmScratch, AllocatesNothingTheSecondTime) {
   Context ctx(1);
-  const Operands in(GemmLayout::kNt, kTypes[1], {100, 90, 600});
-  Operand c = output(DType::kBF16, {100, 90, 600}, false);
+  const Operands in(GemmLayout::kNt, kTypes[1], {100, 90, 2200});
+  Operand c = output(DType::kBF16, {100, 90, 2200}, false);
   gemm(ctx, {GemmLayout::kNt, in.a.view(), in.b.view(), c.view()});
   const int64_t shared = ctx.scratch().capacity_bytes(),
                 own = ctx.thread_scratch(0).capacity_bytes();

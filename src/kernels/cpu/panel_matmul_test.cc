@@ -14,7 +14,7 @@ constexpr DType kFormats[] = {DType::kI8, DType::kI4x2};
 // Panels of 16: one, an odd number, many. Depths: parts of groups, and more than a block of them.
 constexpr int64_t kRows[] = {1, 2, 11, 12, 13, 29, 45, 46};
 constexpr int64_t kCols[] = {16, 48, 160};
-constexpr int64_t kDepths[] = {32, 96, 128, 416, 1184};
+constexpr int64_t kDepths[] = {32, 96, 128, 416, 2208};
 
 // Activations of either kind, wider in memory than the product is.
 struct Activations {
@@ -94,7 +94,7 @@ TEST(PanelEntries, MatchTheReferenceOnEveryEdge) {
 TEST(PanelEntries, ARowHasItsBitsInAnyBatchAndAsAnExperts) {
   if (!runs_here(IsaLevel::kAvx512Bf16)) GTEST_SKIP();
   Context& ctx = test_context(IsaLevel::kAvx512Bf16, 2);
-  constexpr int64_t m = 60, n = 80, k = 1184, E = 4;
+  constexpr int64_t m = 60, n = 80, k = 2208, E = 4;
   const int64_t offsets[] = {0, 1, 1, 16, m};
   for (const DType format : kFormats) {
     for (const bool integers : {false, true}) {
