@@ -31,9 +31,8 @@ namespace {
 // second-level cache holds beside what they are multiplied with.
 constexpr int64_t kMaxBlockRows = 112, kMaxBlockCols = 128;
 constexpr int64_t kMaxBlockBytes = 384 << 10;
-// Shared panels of one job: every block passes over them, so the third-level cache should hold
-// them.
-constexpr int64_t kJobPanelBytes = 8 << 20;
+// Jobs of a batch beyond one for each product: large products are cut into several.
+constexpr int64_t kMoreJobs = 3;
 constexpr int64_t kItemsPerThread = 12;
 constexpr int64_t kLineBytes = 64;
 // Less than this is packed by the caller: handing it out costs more.
@@ -166,7 +165,7 @@ Job Multiplier::make_job(const Product& p, int64_t shared_lane) const {
   job.shared = side(p, job.b_shared);
   if (job.stream != nullptr) job.shared.width = p.m;
   const int64_t max_panels =
-      std::max<int64_t>(1, std::min(kind_.shared_panel_bytes, kJobPanelBytes) /
+      std::max<int64_t>(1, std::min(kind_.batch_panel_bytes, kind_.job_panel_bytes) /
                                std::max<int64_t>(1, panel_bytes(job.shared, p.k)));
   job.shared.data = static_cast<const std::byte*>(job.shared.at(shared_lane, 0));
   job.shared.first_lane = shared_lane;
@@ -176,7 +175,8 @@ Job Multiplier::make_job(const Product& p, int64_t shared_lane) const {
 
 void Multiplier::run(const Product* products, int64_t num_products) {
   Scratch::Mark mark(ctx_.scratch());
-  Job* jobs = ctx_.scratch().allocate_structs<Job>(num_products, "gemm_jobs");
+  const int64_t max_jobs = num_products + kMoreJobs;
+  Job* jobs = ctx_.scratch().allocate_structs<Job>(max_jobs, "gemm_jobs");
   int64_t num_jobs = 0, batch_bytes = 0;
   for (int64_t i = 0; i < num_products; ++i) {
     const Product& p = products[i];
@@ -185,7 +185,7 @@ void Multiplier::run(const Product* products, int64_t num_products) {
     for (int64_t lane = 0, lanes = stream_of(p) || p.m < p.n ? p.m : p.n; lane < lanes;) {
       const Job job = make_job(p, lane);
       const int64_t bytes = job.shared.num_panels() * panel_bytes(job.shared, p.k);
-      if (num_jobs > 0 && batch_bytes + bytes > kind_.shared_panel_bytes) {
+      if (num_jobs == max_jobs || (num_jobs > 0 && batch_bytes + bytes > kind_.batch_panel_bytes)) {
         run_batch(jobs, num_jobs);
         num_jobs = batch_bytes = 0;
       }

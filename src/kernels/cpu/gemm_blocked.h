@@ -27,8 +27,9 @@ struct Product {
   ScaleGrid a_scales, b_scales;
 };
 
-// What the last-level cache may hold of panels that all threads share.
-inline constexpr int64_t kSharedPanelBytes = int64_t{32} << 20;
+// Panels that all threads share are packed for a batch of jobs at a time. Every block of a job's
+// other side passes over all of them, so the last-level cache should hold those of a job.
+inline constexpr int64_t kBatchPanelBytes = int64_t{32} << 20, kJobPanelBytes = int64_t{8} << 20;
 
 // What the products of a list have in common.
 struct ProductKind {
@@ -37,7 +38,8 @@ struct ProductKind {
   bool c_bf16 = false;
   bool accumulate = false;
   bool scaled = false;  // sum by slices of kSliceK, each times its scales
-  int64_t shared_panel_bytes = kSharedPanelBytes;  // of one batch; tests make it small
+  // Tests make them small.
+  int64_t batch_panel_bytes = kBatchPanelBytes, job_panel_bytes = kJobPanelBytes;
 };
 
 // All products of the list, which write disjoint tensors.

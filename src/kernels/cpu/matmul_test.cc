@@ -203,7 +203,8 @@ TEST(GemmInvariance, ARowDoesNotDependOnTheOthers) {
   }
 }
 
-// A product whose shared panels do not fit into one batch is cut, and gives the same bits.
+// A product whose shared panels do not fit into one batch or one job is cut, and gives the same
+// bits.
 TEST(GemmBatches, SmallBudgetGivesTheSameBits) {
   if (supported_isa_levels().back() < IsaLevel::kAvx2) GTEST_SKIP() << "no AVX2";
   Context ctx(2);
@@ -211,7 +212,7 @@ TEST(GemmBatches, SmallBudgetGivesTheSameBits) {
     const Sizes s{100, 90, 2200};
     const Operands in(layout, kTypes[1], s);
     Operand whole = output(DType::kBF16, s, false), cut = output(DType::kBF16, s, false);
-    const auto run = [&](Operand& c, int64_t budget) {
+    const auto run = [&](Operand& c, int64_t batch_bytes, int64_t job_bytes) {
       cpu::Product p{
           in.a.view().data,      in.b.view().data,      c.view().data,      s.m, s.n, s.k,
           in.a.view().stride[0], in.b.view().stride[0], c.view().stride[0], {},  {}};
@@ -220,14 +221,17 @@ TEST(GemmBatches, SmallBudgetGivesTheSameBits) {
                      .a_source = cpu::kSourceBf16,
                      .b_source = cpu::kSourceBf16,
                      .c_bf16 = true,
-                     .shared_panel_bytes = budget},
+                     .batch_panel_bytes = batch_bytes,
+                     .job_panel_bytes = job_bytes},
                     &p, 1);
     };
-    run(whole, cpu::kSharedPanelBytes);
-    run(cut, 1000);
-    EXPECT_EQ(whole.bytes(), cut.bytes());
-    run(cut, 100000);
-    EXPECT_EQ(whole.bytes(), cut.bytes());
+    run(whole, cpu::kBatchPanelBytes, cpu::kJobPanelBytes);
+    for (const int64_t batch_bytes : {int64_t{1000}, int64_t{100000}, cpu::kBatchPanelBytes}) {
+      for (const int64_t job_bytes : {int64_t{1000}, int64_t{300000}, cpu::kJobPanelBytes}) {
+        run(cut, batch_bytes, job_bytes);
+        EXPECT_EQ(whole.bytes(), cut.bytes()) << batch_bytes << " " << job_bytes;
+      }
+    }
   }
 }
 
