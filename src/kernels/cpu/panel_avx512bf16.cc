@@ -19,7 +19,7 @@ namespace {
 
 // How far ahead of what is read lines are asked for, into the second-level cache: the processor's
 // own prefetching stops at each end of 4 KiB.
-constexpr int64_t kAheadBytes = 4096;
+constexpr int64_t kAheadBytes = 2048;
 constexpr int64_t kColumnsAheadBytes = 1024;  // of several panels at once
 static_assert(kLanes == kPanelRows);
 
